@@ -1,0 +1,289 @@
+// Bindings of the log-sum family: views in, arrays out.
+#include "../cpu/logits.hpp"
+
+#include <stdexcept>
+#include <string>
+
+#include "../cpu/dispatch.hpp"
+#include "array.hpp"
+#include "register.hpp"
+
+namespace entropic {
+namespace bind {
+namespace {
+
+template <class T>
+using Dense = py::array_t<T, py::array::c_style>;
+
+std::vector<py::ssize_t> kept_shape(const py::array& a, std::uint64_t axes, bool keepdims) {
+  std::vector<py::ssize_t> shape;
+  for (int d = 0; d < a.ndim(); ++d) {
+    const bool reduced = axes >> d & 1;
+    if (!reduced || keepdims) shape.push_back(reduced ? 1 : a.shape(d));
+  }
+  return shape;
+}
+
+cpu::View reduction_view(const py::array& a, std::uint64_t axes) {
+  cpu::View view = view_of(a, axes);
+  cpu::collapse(view.outer);
+  cpu::sort_for_reduction(view);
+  return view;
+}
+
+std::uint64_t all_axes(const py::array& a) { return (std::uint64_t(1) << a.ndim()) - 1; }
+
+py::array reduce(const py::array& a, std::uint64_t axes, bool keepdims, int value) {
+  const cpu::View view = reduction_view(a, axes);
+  const bool single = cpu::computes_in_f32(view.dtype);
+  const std::vector<py::ssize_t> shape = kept_shape(a, axes, keepdims);
+  py::array out = single ? py::array(py::array_t<float>(shape)) : py::array(py::array_t<double>(shape));
+  bool finished;
+  {
+    MaybeReleaseGil released(a.size());
+    finished = cpu::reduce_values(view, static_cast<Value>(value), out.mutable_data());
+  }
+  raise_if_interrupted(finished);
+  return out;
+}
+
+// The call that must be quick: a plain float array, and no axis or one. None where the long way is needed.
+py::object logsumexp_quick(const py::array& a, const py::object& axis, bool keepdims) {
+  const auto dtype = dtype_of(a);
+  if (!dtype || (*dtype != cpu::DType::f32 && *dtype != cpu::DType::f64) || a.ndim() > 63) return py::none();
+  std::uint64_t axes;
+  if (axis.is_none()) {
+    axes = all_axes(a);
+  } else {
+    if (!PyLong_CheckExact(axis.ptr())) return py::none();
+    const long wanted = PyLong_AsLong(axis.ptr());
+    if (wanted == -1 && PyErr_Occurred()) throw py::error_already_set();
+    const long ndim = static_cast<long>(a.ndim());
+    if (wanted < -ndim || wanted >= ndim) return py::none();
+    axes = std::uint64_t(1) << (wanted < 0 ? wanted + ndim : wanted);
+  }
+  py::array out = reduce(a, axes, keepdims, static_cast<int>(Value::logsumexp));
+  return out.ndim() ? py::object(out) : py::object(out[py::tuple()]);
+}
+
+// Fields of the states as one array (fields, ...): a structure of arrays is what NumPy can work on.
+template <class State>
+Dense<double> unpack(const std::vector<State>& states, std::vector<py::ssize_t> shape) {
+  shape.insert(shape.begin(), 3);
+  Dense<double> out(shape);
+  const index_t n = static_cast<index_t>(states.size());
+  double* to = out.mutable_data();
+  for (index_t i = 0; i < n; ++i) {
+    double field[3];
+    std::memcpy(field, &states[static_cast<std::size_t>(i)], sizeof(field));
+    for (int f = 0; f < 3; ++f) to[f * n + i] = field[f];
+  }
+  return out;
+}
+
+template <class State>
+State state_at(const Dense<double>& fields, index_t i) {
+  const index_t n = fields.size() / 3;
+  const double* from = fields.data();
+  State state;
+  const double field[3] = {from[i], from[n + i], from[2 * n + i]};
+  std::memcpy(&state, field, sizeof(field));
+  return state;
+}
+
+Dense<double> reduce_states(const py::array& a, std::uint64_t axes) {
+  const cpu::View view = reduction_view(a, axes);
+  std::vector<LogSum> states(static_cast<std::size_t>(view.rows()));
+  bool finished;
+  {
+    MaybeReleaseGil released(a.size());
+    finished = cpu::reduce_states(view, states.data());
+  }
+  raise_if_interrupted(finished);
+  return unpack(states, kept_shape(a, axes, false));
+}
+
+// a and b have one shape. Returns the fields of the real sums, and for complex input those of the imaginary ones.
+py::tuple reduce_signed(const py::array& a, const std::optional<py::array>& b, std::uint64_t axes, bool is_complex) {
+  cpu::View x = view_of(a, axes), weights;
+  if (b) {
+    weights = view_of(*b, axes);
+    cpu::sort_together(x.inner, weights.inner);
+    cpu::collapse(x.inner, weights.inner);
+    cpu::collapse(x.outer, weights.outer);
+  }
+  const cpu::View* w = b ? &weights : nullptr;
+  std::vector<SignedSum> real(static_cast<std::size_t>(x.rows())), imaginary(is_complex ? real.size() : 0);
+  bool finished;
+  {
+    MaybeReleaseGil released(a.size());
+    finished = is_complex ? cpu::reduce_complex(x, w, real.data(), imaginary.data())
+                          : cpu::reduce_signed(x, w, real.data());
+  }
+  raise_if_interrupted(finished);
+  const auto shape = kept_shape(a, axes, false);
+  py::list parts;
+  parts.append(unpack(real, shape));
+  if (is_complex) parts.append(unpack(imaginary, shape));
+  return py::tuple(parts);
+}
+
+// Merges states elementwise, in place.
+void merge_states(Dense<double> a, const Dense<double>& b) {
+  if (a.size() != b.size()) throw std::invalid_argument("states differ in size");
+  const index_t n = a.size() / 3;
+  double* to = a.mutable_data();
+  for (index_t i = 0; i < n; ++i) {
+    const LogSum s = cpu::active().merge(state_at<LogSum>(a, i), state_at<LogSum>(b, i));
+    to[i] = s.m;
+    to[n + i] = s.r;
+    to[2 * n + i] = s.t;
+  }
+}
+
+void merge_signed(Dense<double> a, const Dense<double>& b) {
+  if (a.size() != b.size()) throw std::invalid_argument("states differ in size");
+  const index_t n = a.size() / 3;
+  double* to = a.mutable_data();
+  for (index_t i = 0; i < n; ++i) {
+    const SignedSum s = cpu::active().merge_signed(state_at<SignedSum>(a, i), state_at<SignedSum>(b, i));
+    to[i] = s.m;
+    to[n + i] = s.hi;
+    to[2 * n + i] = s.lo;
+  }
+}
+
+Dense<double> finish_states(const Dense<double>& fields, int value) {
+  const index_t n = fields.size() / 3;
+  Dense<double> out(std::vector<py::ssize_t>(fields.shape() + 1, fields.shape() + fields.ndim()));
+  double* to = out.mutable_data();
+  for (index_t i = 0; i < n; ++i) {
+    const LogSum s = state_at<LogSum>(fields, i);
+    cpu::active().f64.finish(static_cast<Value>(value), &s, 1, 1.0, to + i);
+  }
+  return out;
+}
+
+// log|hi + lo| of each signed state; its maximum is added by the caller.
+Dense<double> log_abs_states(const Dense<double>& fields) {
+  const index_t n = fields.size() / 3;
+  Dense<double> out(std::vector<py::ssize_t>(fields.shape() + 1, fields.shape() + fields.ndim()));
+  double* to = out.mutable_data();
+  for (index_t i = 0; i < n; ++i) {
+    const SignedSum s = state_at<SignedSum>(fields, i);
+    to[i] = cpu::active().log_abs(s.hi, s.lo);
+  }
+  return out;
+}
+
+// Walks x and out together, so that both lose the same dimensions.
+void together(cpu::View& x, cpu::View& out) {
+  cpu::sort_together(x.inner, out.inner);
+  cpu::collapse(x.inner, out.inner);
+  cpu::collapse(x.outer, out.outer);
+}
+
+void require_floating_out(const py::array& out) {
+  if (!out.writeable() || out.dtype().kind() == 'c') throw std::invalid_argument("out cannot be written");
+}
+
+void map_rows(const py::array& a, std::uint64_t axes, int map, const std::optional<Dense<double>>& cotangent,
+              py::array out) {
+  cpu::View x = view_of(a, axes), to = view_of(out, axes);
+  require_floating_out(out);
+  if (a.ndim() != out.ndim() || !std::equal(a.shape(), a.shape() + a.ndim(), out.shape()))
+    throw std::invalid_argument("out has another shape");
+  const auto kind = static_cast<cpu::RowMap>(map);
+  const bool gradient = kind == cpu::RowMap::logsumexp_vjp || kind == cpu::RowMap::entropy_vjp;
+  if (gradient && (!cotangent || cotangent->size() != x.rows())) throw std::invalid_argument("one cotangent a row");
+  if (a.size() == 0) return;
+  together(x, to);
+  bool finished;
+  {
+    MaybeReleaseGil released(a.size());
+    finished = cpu::map_rows(x, kind, gradient ? cotangent->data() : nullptr, to);
+  }
+  raise_if_interrupted(finished);
+}
+
+// Running sums along one axis.
+void scan(const py::array& a, int axis, py::array out) {
+  const std::uint64_t axes = std::uint64_t(1) << axis;
+  cpu::View x = view_of(a, axes), to = view_of(out, axes);
+  require_floating_out(out);
+  if (a.ndim() != out.ndim() || !std::equal(a.shape(), a.shape() + a.ndim(), out.shape()))
+    throw std::invalid_argument("out has another shape");
+  if (a.size() == 0) return;
+  cpu::collapse(x.outer, to.outer);
+  bool finished;
+  {
+    MaybeReleaseGil released(a.size());
+    finished = cpu::scan_rows(x, to);
+  }
+  raise_if_interrupted(finished);
+}
+
+// Axis 0 of `a` is numbered by `ids`; the fields of the states, (3, segments, rest of the shape).
+Dense<double> reduce_segments(const py::array& a, const Dense<index_t>& ids, index_t segments) {
+  cpu::View view = view_of(a, a.ndim() ? all_axes(a) & ~std::uint64_t(1) : 0);
+  if (a.ndim() == 0 || ids.size() != a.shape(0)) throw std::invalid_argument("one id a row");
+  for (index_t i = 0; i < ids.size(); ++i)
+    if (ids.data()[i] < 0 || ids.data()[i] >= segments) throw std::invalid_argument("id out of range");
+  std::vector<py::ssize_t> shape(a.shape(), a.shape() + a.ndim());
+  shape[0] = segments;
+  std::vector<LogSum> states(static_cast<std::size_t>(segments * view.cols()));
+  bool finished;
+  {
+    MaybeReleaseGil released(a.size());
+    finished = cpu::reduce_segments(view, ids.data(), segments, states.data());
+  }
+  raise_if_interrupted(finished);
+  return unpack(states, shape);
+}
+
+template <class T>
+Dense<T> reduce_dot(const Dense<T>& x, const Dense<T>& y, T scale, int value) {
+  if (x.ndim() != 2 || y.ndim() != 2 || x.shape(1) != y.shape(1)) throw std::invalid_argument("shapes do not match");
+  Dense<T> out(x.shape(0));
+  bool finished;
+  {
+    MaybeReleaseGil released(x.shape(0) * y.shape(0));
+    finished = cpu::reduce_dot_values(x.data(), x.shape(0), y.data(), y.shape(0), x.shape(1), scale,
+                                      static_cast<Value>(value), out.mutable_data());
+  }
+  raise_if_interrupted(finished);
+  return out;
+}
+
+template <class T>
+Dense<T> elementwise(const std::string& name, const Dense<T>& x) {
+  const auto& kernels = cpu::active().of<T>();
+  Dense<T> out(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+  const auto f = name == "exp" ? kernels.exp : name == "log" ? kernels.log : kernels.log1p;
+  f(x.data(), x.size(), out.mutable_data());
+  return out;
+}
+
+}  // namespace
+
+void register_logits(py::module_& m) {
+  using namespace py::literals;
+  m.def("logsumexp_quick", &logsumexp_quick, "a"_a, "axis"_a, "keepdims"_a);
+  m.def("reduce", &reduce, "a"_a, "axes"_a, "keepdims"_a, "value"_a);
+  m.def("reduce_states", &reduce_states, "a"_a, "axes"_a);
+  m.def("reduce_signed", &reduce_signed, "a"_a, "b"_a, "axes"_a, "is_complex"_a);
+  m.def("merge_states", &merge_states, py::arg("a").noconvert(), py::arg("b").noconvert());
+  m.def("merge_signed", &merge_signed, py::arg("a").noconvert(), py::arg("b").noconvert());
+  m.def("finish_states", &finish_states, py::arg("fields").noconvert(), "value"_a);
+  m.def("log_abs_states", &log_abs_states, py::arg("fields").noconvert());
+  m.def("map_rows", &map_rows, "a"_a, "axes"_a, "map"_a, "cotangent"_a, "out"_a);
+  m.def("scan", &scan, "a"_a, "axis"_a, "out"_a);
+  m.def("reduce_segments", &reduce_segments, "a"_a, "ids"_a, "segments"_a);
+  m.def("reduce_dot", &reduce_dot<float>, py::arg("x").noconvert(), py::arg("y").noconvert(), "scale"_a, "value"_a);
+  m.def("reduce_dot", &reduce_dot<double>, py::arg("x").noconvert(), py::arg("y").noconvert(), "scale"_a, "value"_a);
+  m.def("elementwise", &elementwise<float>, "name"_a, py::arg("x").noconvert());
+  m.def("elementwise", &elementwise<double>, "name"_a, py::arg("x").noconvert());
+}
+
+}  // namespace bind
+}  // namespace entropic

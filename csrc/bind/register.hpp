@@ -1,0 +1,12 @@
+// One function a family; core.cpp calls them all.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace entropic {
+namespace bind {
+
+void register_logits(pybind11::module_& m);
+
+}  // namespace bind
+}  // namespace entropic

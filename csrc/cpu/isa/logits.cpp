@@ -1,0 +1,218 @@
+// The log-sum kernels of one instruction set. Everything but the exported table is in an unnamed namespace, and nothing
+// here may have vague linkage; see config.hpp.
+#include "../kernels.hpp"
+#include "../simd.hpp"
+#include "entropic/reducers.hpp"
+
+namespace entropic {
+namespace {
+
+using cpu::Write;
+
+template <class T>
+void push_row_of(const T* x, index_t n, bool with_t, LogSum* s) {
+  if (with_t) push_row<NativePack<T>, true>(x, n, *s);
+  else push_row<NativePack<T>, false>(x, n, *s);
+}
+
+template <class T>
+void push_lanes_of(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* t) {
+  using P = NativePack<T>;
+  for (index_t j = 0; j < lanes; j += P::width) {
+    if (with_t) push_lane_pack<P, true>(x + j, ld, rows, lanes - j, m + j, r + j, t + j);
+    else push_lane_pack<P, false>(x + j, ld, rows, lanes - j, m + j, r + j, t + j);
+  }
+}
+
+template <class T>
+void finish_of(Value value, const LogSum* s, index_t count, double n, T* out) {
+  using D = NativePack<double>;
+  double m[D::width], r[D::width], t[D::width];
+  for (index_t i = 0; i < count; i += D::width) {
+    const index_t some = count - i < D::width ? count - i : D::width;
+    for (index_t j = 0; j < D::width; ++j) {
+      const LogSum& state = s[i + (j < some ? j : 0)];
+      m[j] = state.m;
+      r[j] = state.r;
+      t[j] = state.t;
+    }
+    double y[D::width];
+    finished(value, D::load(m), D::load(r), D::load(t), D(n)).store(y);
+    for (index_t j = 0; j < some; ++j) out[i + j] = static_cast<T>(y[j]);
+  }
+}
+
+// Applies f to n adjacent elements, pack by pack.
+template <class P, class F>
+ENTROPIC_INLINE void each_pack(const typename P::Element* x, index_t n, typename P::Element* out, F f) {
+  using T = typename P::Element;
+  index_t j = 0;
+  for (; j + P::width <= n; j += P::width) f(P::load(x + j)).store(out + j);
+  if (j < n) {
+    T buffer[P::width];
+    f(P::load_partial(x + j, n - j, T(1))).store(buffer);
+    for (index_t i = j; i < n; ++i) out[i] = buffer[i - j];
+  }
+}
+
+template <class P, int kind>
+ENTROPIC_INLINE void write_row_as(const typename P::Element* x, index_t n, P m, P a, P b, bool stream,
+                                  typename P::Element* out) {
+  using T = typename P::Element;
+  const auto f = [&](P v) { return written<P, kind>(v, m, a, b); };
+  if (!stream) return each_pack<P>(x, n, out, f);
+  // Streaming stores want aligned addresses.
+  constexpr index_t bytes = P::width * sizeof(T);
+  index_t head = static_cast<index_t>((bytes - reinterpret_cast<std::uintptr_t>(out) % bytes) % bytes / sizeof(T));
+  head = head < n ? head : n;
+  each_pack<P>(x, head, out, f);
+  index_t j = head;
+  for (; j + P::width <= n; j += P::width) f(P::load(x + j)).stream(out + j);
+  each_pack<P>(x + j, n - j, out + j, f);
+}
+
+template <class T>
+void write_row_of(Write what, const T* x, index_t n, double m, double a, double b, bool stream, T* out) {
+  using P = NativePack<T>;
+  const P pm(static_cast<T>(m)), pa(static_cast<T>(a)), pb(static_cast<T>(b));
+  switch (what) {
+    case Write::probability: return write_row_as<P, 0>(x, n, pm, pa, pb, stream, out);
+    case Write::weighted_probability: return write_row_as<P, 1>(x, n, pm, pa, pb, stream, out);
+    case Write::log_probability: return write_row_as<P, 2>(x, n, pm, pa, pb, stream, out);
+  }
+}
+
+template <class P, int kind>
+ENTROPIC_INLINE void write_lanes_as(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
+                                    const typename P::Element* m, const typename P::Element* a,
+                                    const typename P::Element* b, typename P::Element* out, index_t out_ld) {
+  using T = typename P::Element;
+  for (index_t i = 0; i < rows; ++i) {
+    const T* row = x + i * ld;
+    T* to = out + i * out_ld;
+    index_t j = 0;
+    for (; j + P::width <= lanes; j += P::width)
+      written<P, kind>(P::load(row + j), P::load(m + j), P::load(a + j), P::load(b + j)).store(to + j);
+    if (j < lanes) {
+      const index_t n = lanes - j;
+      T buffer[P::width];
+      written<P, kind>(P::load_partial(row + j, n, T(0)), P::load_partial(m + j, n, T(0)),
+                       P::load_partial(a + j, n, T(0)), P::load_partial(b + j, n, T(0)))
+          .store(buffer);
+      for (index_t c = 0; c < n; ++c) to[j + c] = buffer[c];
+    }
+  }
+}
+
+template <class T>
+void write_lanes_of(Write what, const T* x, index_t ld, index_t rows, index_t lanes, const T* m, const T* a,
+                    const T* b, T* out, index_t out_ld) {
+  using P = NativePack<T>;
+  switch (what) {
+    case Write::probability: return write_lanes_as<P, 0>(x, ld, rows, lanes, m, a, b, out, out_ld);
+    case Write::weighted_probability: return write_lanes_as<P, 1>(x, ld, rows, lanes, m, a, b, out, out_ld);
+    case Write::log_probability: return write_lanes_as<P, 2>(x, ld, rows, lanes, m, a, b, out, out_ld);
+  }
+}
+
+template <class T>
+void transpose_of(const T* x, index_t stride, index_t rows, index_t cols, T* out, index_t ld) {
+  constexpr index_t tile = 8;
+  index_t r = 0;
+  for (; r + tile <= rows; r += tile) {
+    const T* from = x + r * stride;
+    for (index_t c = 0; c < cols; ++c) {
+      T* to = out + c * ld + r;
+      for (index_t i = 0; i < tile; ++i) to[i] = from[i * stride + c];
+    }
+  }
+  for (; r < rows; ++r)
+    for (index_t c = 0; c < cols; ++c) out[c * ld + r] = x[r * stride + c];
+}
+
+template <class P, int rows_at_once>
+ENTROPIC_INLINE void dot_rows(const typename P::Element* x, index_t x_stride, const typename P::Element* yt,
+                              index_t ld, index_t cols, index_t depth, typename P::Element scale,
+                              typename P::Element* scores) {
+  using T = typename P::Element;
+  for (index_t j = 0; j < cols; j += P::width) {
+    P sum[rows_at_once];
+    for (int i = 0; i < rows_at_once; ++i) sum[i] = P(T(0));
+    for (index_t k = 0; k < depth; ++k) {
+      const P y = P::load(yt + k * ld + j);
+      for (int i = 0; i < rows_at_once; ++i) sum[i] = fma(P(x[i * x_stride + k]), y, sum[i]);
+    }
+    for (int i = 0; i < rows_at_once; ++i) (sum[i] * P(scale)).store(scores + i * ld + j);
+  }
+}
+
+// ld is a multiple of every pack's width and the columns past `cols` are padding.
+template <class T>
+void dot_tile_of(const T* x, index_t x_stride, const T* yt, index_t ld, index_t rows, index_t cols, index_t depth,
+                 T scale, T* scores) {
+  using P = NativePack<T>;
+  index_t i = 0;
+  for (; i + 4 <= rows; i += 4) dot_rows<P, 4>(x + i * x_stride, x_stride, yt, ld, cols, depth, scale, scores + i * ld);
+  for (; i < rows; ++i) dot_rows<P, 1>(x + i * x_stride, x_stride, yt, ld, cols, depth, scale, scores + i * ld);
+}
+
+template <class T>
+void exp_array(const T* x, index_t n, T* out) {
+  each_pack<NativePack<T>>(x, n, out, [](NativePack<T> v) { return exp(v); });
+}
+template <class T>
+void log_array(const T* x, index_t n, T* out) {
+  each_pack<NativePack<T>>(x, n, out, [](NativePack<T> v) { return log(v); });
+}
+template <class T>
+void log1p_array(const T* x, index_t n, T* out) {
+  each_pack<NativePack<T>>(x, n, out, [](NativePack<T> v) { return log1p(v); });
+}
+
+LogSum merge_states(LogSum a, LogSum b) { return merge(a, b); }
+SignedSum merge_signed_states(SignedSum a, SignedSum b) { return merge(a, b); }
+double log_abs_of(double hi, double lo) { return log_abs(hi, lo); }
+void push_signed_of(double* a, const double* b, index_t n, SignedSum* s) { push_signed<NativePack<double>>(a, b, n, *s); }
+
+void scan_lanes(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r) {
+  using D = NativePack<double>;
+  for (index_t j = 0; j + D::width <= lanes; j += D::width) {
+    D top = D::load(m + j), rest = D::load(r + j);
+    for (index_t i = 0; i < rows; ++i) scan_step(D::load(x + i * ld + j), top, rest).store(x + i * ld + j);
+    top.store(m + j);
+    rest.store(r + j);
+  }
+}
+
+// A macro and not a constexpr template: the address of a template's variable would be a weak symbol.
+#define ENTROPIC_FAMILY(T)                                                                                   \
+  {push_row_of<T>,    push_lanes_of<T>, finish_of<T>,    write_row_of<T>, write_lanes_of<T>, transpose_of<T>, \
+   dot_tile_of<T>,    exp_array<T>,     log_array<T>,    log1p_array<T>}
+
+// The name comes from what the compiler was told to use, so that it proves which code is running.
+#if defined(__AVX512F__) && defined(ENTROPIC_ISA_V4)
+#define ENTROPIC_KERNELS kernels_v4
+constexpr const char* kName = "v4";
+#elif defined(__AVX2__) && defined(ENTROPIC_ISA_V3)
+#define ENTROPIC_KERNELS kernels_v3
+constexpr const char* kName = "v3";
+#elif defined(ENTROPIC_ISA_NEON)
+#define ENTROPIC_KERNELS kernels_neon
+constexpr const char* kName = "neon";
+#elif defined(ENTROPIC_ISA_BASELINE)
+#define ENTROPIC_KERNELS kernels_baseline
+constexpr const char* kName = "baseline";
+#else
+#error "the build must define ENTROPIC_ISA_<name> and the compiler flags that go with it"
+#endif
+
+}  // namespace
+
+namespace cpu {
+extern const Kernels ENTROPIC_KERNELS;
+const Kernels ENTROPIC_KERNELS = {
+    kName,           NativePack<float>::width, ENTROPIC_FAMILY(float), ENTROPIC_FAMILY(double), merge_states,
+    push_signed_of, merge_signed_states,      log_abs_of,             scan_lanes,
+};
+}  // namespace cpu
+}  // namespace entropic

@@ -1,0 +1,62 @@
+// What an instruction set's objects export: plain structs of plain function pointers. Kernels work on adjacent
+// elements in cache; walking an array, threads and memory are the drivers' business.
+#pragma once
+
+#include "entropic/config.hpp"
+
+namespace entropic {
+namespace cpu {
+
+// The order of `RowWrite` in reducers.hpp: probability with b = 0, with b, log-probability.
+enum class Write : int { probability, weighted_probability, log_probability };
+
+template <class T>
+struct FamilyKernels {
+  // Folds n scores into a state.
+  void (*push_row)(const T* x, index_t n, bool with_t, LogSum* s);
+  // Folds `rows` x `lanes` scores, rows `ld` apart, into one state a lane.
+  void (*push_lanes)(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* t);
+  // out[i] = value of state i.
+  void (*finish)(Value value, const LogSum* s, index_t count, double n, T* out);
+  // Writes n scores of one row, under its state's m and the coefficients a, b; `stream` bypasses the cache.
+  void (*write_row)(Write what, const T* x, index_t n, double m, double a, double b, bool stream, T* out);
+  // Writes rows x lanes scores, with m, a, b for each lane.
+  void (*write_lanes)(Write what, const T* x, index_t ld, index_t rows, index_t lanes, const T* m, const T* a,
+                      const T* b, T* out, index_t out_ld);
+  // out[c * ld + r] = x[r * stride + c]
+  void (*transpose)(const T* x, index_t stride, index_t rows, index_t cols, T* out, index_t ld);
+  // scores[r * ld + j] = scale <x_r, y_j>, with y given transposed: yt[k * ld + j].
+  void (*dot_tile)(const T* x, index_t x_stride, const T* yt, index_t ld, index_t rows, index_t cols, index_t depth,
+                   T scale, T* scores);
+  void (*exp)(const T* x, index_t n, T* out);
+  void (*log)(const T* x, index_t n, T* out);
+  void (*log1p)(const T* x, index_t n, T* out);
+};
+
+struct Kernels {
+  const char* name;
+  int float_lanes;
+  FamilyKernels<float> f32;
+  FamilyKernels<double> f64;
+  LogSum (*merge)(LogSum, LogSum);
+  void (*push_signed)(double* a, const double* b, index_t n, SignedSum* s);
+  SignedSum (*merge_signed)(SignedSum, SignedSum);
+  double (*log_abs)(double hi, double lo);
+  // x holds `rows` steps of `lanes` running sums, rows `ld` apart, and becomes the running values.
+  void (*scan)(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r);
+
+  template <class T>
+  const FamilyKernels<T>& of() const;
+};
+
+template <>
+inline const FamilyKernels<float>& Kernels::of<float>() const {
+  return f32;
+}
+template <>
+inline const FamilyKernels<double>& Kernels::of<double>() const {
+  return f64;
+}
+
+}  // namespace cpu
+}  // namespace entropic

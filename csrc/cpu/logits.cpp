@@ -1,0 +1,459 @@
+#include "logits.hpp"
+
+#include <cmath>
+
+#include "sweep.hpp"
+
+namespace entropic {
+namespace cpu {
+namespace {
+
+template <class T>
+bool reduce_values_as(const View& x, Value value, T* out) {
+  const Kernels& kernels = active();
+  const StoredScore<T> score(x);
+  const double cols = static_cast<double>(x.cols());
+  const LogSumReducer<T> reducer(kernels, value == Value::entropy);
+  return reduce_rows(score, reducer, [&](index_t first, index_t count, const LogSum* states) {
+    kernels.of<T>().finish(value, states, count, cols, out + first);
+  });
+}
+
+template <class T>
+bool reduce_states_as(const View& x, LogSum* out) {
+  return reduce_rows(StoredScore<T>(x), LogSumReducer<T>(active(), true),
+                     [&](index_t first, index_t count, const LogSum* states) {
+                       std::copy_n(states, count, out + first);
+                     });
+}
+
+// m and the coefficients a, b of `Write` for one row.
+struct Coefficients {
+  double m, a, b;
+};
+
+class RowMapper {
+ public:
+  RowMapper(const Kernels& kernels, RowMap map, const double* cotangent)
+      : kernels_(kernels), map_(map), cotangent_(cotangent) {}
+
+  bool needs_t() const { return map_ == RowMap::entropy_vjp; }
+  Write what() const {
+    if (map_ == RowMap::log_softmax) return Write::log_probability;
+    return map_ == RowMap::entropy_vjp ? Write::weighted_probability : Write::probability;
+  }
+  bool is_gradient() const { return map_ == RowMap::logsumexp_vjp || map_ == RowMap::entropy_vjp; }
+
+  Coefficients of(index_t row, const LogSum& s) const {
+    const double share = std::isinf(s.m) && s.m > 0 ? NAN : 1.0 / (1.0 + s.r);
+    switch (map_) {
+      case RowMap::softmax: return {s.m, share, 0};
+      case RowMap::log_softmax: return {s.m, log1p_of(s.r), 0};
+      case RowMap::logsumexp_vjp: return {s.m, cotangent_[row] * share, 0};
+      case RowMap::entropy_vjp: {  // p (m - x - t/(1+r)): log1p(r) has cancelled by hand
+        const double g = cotangent_[row] * share;
+        return {s.m, -g * (s.t * share), g};
+      }
+    }
+    return {};
+  }
+
+ private:
+  double log1p_of(double r) const {
+    double y;
+    kernels_.f64.log1p(&r, 1, &y);
+    return y;
+  }
+  const Kernels& kernels_;
+  RowMap map_;
+  const double* cotangent_;
+};
+
+// Writes one unit: rows first .. first + count, columns col .. col + cols.
+template <class T>
+class UnitWriter {
+ public:
+  UnitWriter(const StoredScore<T>& score, const RowMapper& mapper, const View& out, bool stream)
+      : score_(score), mapper_(mapper), out_(out), stream_(stream), native_(out.is_native(native_dtype<T>())) {}
+
+  void write(index_t first, index_t count, index_t col, index_t cols, const LogSum* states) const {
+    if (score_.rows_are_lanes()) return write_lanes(first, count, col, cols, states);
+    for (index_t i = 0; i < count; ++i) write_row(first + i, col, cols, states[i]);
+  }
+
+ private:
+  void write_row(index_t row, index_t col, index_t cols, const LogSum& state) const {
+    const FamilyKernels<T>& kernels = active().of<T>();
+    const Coefficients c = mapper_.of(row, state);
+    // Softmax has no gradient where nothing has mass; a row without mass is nan in softmax itself.
+    const bool zero = mapper_.is_gradient() && state.m == -HUGE_VAL && state.r == 0;
+    char* base = out_.data + out_.outer.offset(row);
+    T buffer[kTile];
+    score_.each_row_tile(row, col, cols, [&](index_t j, index_t n, const T* x) {
+      for (index_t done = 0; done < n;) {
+        index_t some = n - done;
+        const bool ready = native_ && (out_.inner.last_stride() == sizeof(T) || some == 1) &&
+                           out_.inner.run(j + done) >= some;
+        if (!ready) some = std::min(some, kTile);
+        T* to = ready ? reinterpret_cast<T*>(base + out_.inner.offset(j + done)) : buffer;
+        if (zero) std::fill_n(to, some, T(0));
+        else kernels.write_row(mapper_.what(), x + done, some, c.m, c.a, c.b, ready && stream_, to);
+        if (!ready) store_span(out_, base, out_.inner, j + done, some, buffer);
+        done += some;
+      }
+    });
+  }
+
+  void write_lanes(index_t first, index_t count, index_t col, index_t cols, const LogSum* states) const {
+    const FamilyKernels<T>& kernels = active().of<T>();
+    T m[kMaxUnitRows], a[kMaxUnitRows], b[kMaxUnitRows];
+    for (index_t i = 0; i < count; ++i) {
+      Coefficients c = mapper_.of(first + i, states[i]);
+      // A maximum of 0 and a coefficient of 0 give the gradient 0 of a row without mass.
+      if (mapper_.is_gradient() && c.m == -HUGE_VAL && states[i].r == 0) c = {0, 0, 0};
+      m[i] = static_cast<T>(c.m);
+      a[i] = static_cast<T>(c.a);
+      b[i] = static_cast<T>(c.b);
+    }
+    alignas(64) T buffer[kLaneSteps * kMaxUnitRows];
+    const bool rows_adjacent = native_ && out_.outer.last_stride() == sizeof(T) && out_.outer.run(first) >= count;
+    score_.each_lane_tile(first, count, col, cols, [&](index_t j, index_t steps, const T* x, index_t ld) {
+      const index_t out_ld = steps > 1 ? (out_.inner.offset(j + 1) - out_.inner.offset(j)) : index_t(sizeof(T));
+      const bool ready = rows_adjacent && out_.inner.run(j) >= steps && out_ld % index_t(sizeof(T)) == 0;
+      if (ready) {
+        T* to = reinterpret_cast<T*>(out_.data + out_.outer.offset(first) + out_.inner.offset(j));
+        kernels.write_lanes(mapper_.what(), x, ld, steps, count, m, a, b, to, out_ld / index_t(sizeof(T)));
+        return;
+      }
+      kernels.write_lanes(mapper_.what(), x, ld, steps, count, m, a, b, buffer, kMaxUnitRows);
+      store_tile(first, count, j, steps, buffer);
+    });
+  }
+
+  void store_tile(index_t first, index_t count, index_t col, index_t steps, const T* buffer) const {
+    const bool adjacent = native_ && out_.inner.last_stride() == sizeof(T) && out_.inner.run(col) >= steps;
+    T row[kLaneSteps];
+    for (index_t i = 0; i < count; ++i) {
+      char* base = out_.data + out_.outer.offset(first + i);
+      T* to = adjacent ? reinterpret_cast<T*>(base + out_.inner.offset(col)) : row;
+      for (index_t s = 0; s < steps; ++s) to[s] = buffer[s * kMaxUnitRows + i];
+      if (!adjacent) store_span(out_, base, out_.inner, col, steps, row);
+    }
+  }
+
+  const StoredScore<T>& score_;
+  const RowMapper& mapper_;
+  const View& out_;
+  bool stream_, native_;
+};
+
+template <class T>
+bool map_rows_as(const View& x, RowMap map, const double* cotangent, const View& out) {
+  const Kernels& kernels = active();
+  const RowMapper mapper(kernels, map, cotangent);
+  const StoredScore<T> score(x);
+  const Plan plan = score.plan();
+  const LogSumReducer<T> reducer(kernels, mapper.needs_t());
+  // An output larger than the caches is written past them: its old contents need not be read.
+  const bool stream = x.data != out.data && plan.rows * plan.cols * index_t(sizeof(T)) > (index_t(8) << 20);
+  const UnitWriter<T> writer(score, mapper, out, stream);
+  if (plan.segments() == 1)
+    return reduce_rows(score, reducer, [&](index_t first, index_t count, const LogSum* states) {
+      writer.write(first, count, 0, plan.cols, states);
+    });
+  std::vector<LogSum> states(static_cast<std::size_t>(plan.rows));
+  const bool reduced = reduce_rows(score, reducer, [&](index_t first, index_t count, const LogSum* s) {
+    std::copy_n(s, count, states.data() + first);
+  });
+  const index_t segments = plan.segments();
+  return reduced && for_units(plan.row_units() * segments, plan.rows * plan.cols, [&](index_t work) {
+    const index_t unit = work / segments, seg = work % segments, first = plan.first_row(unit);
+    writer.write(first, plan.row_count(unit), plan.first_col(seg), plan.col_count(seg), states.data() + first);
+  });
+}
+
+// ---- signed sums -------------------------------------------------------------------------------------------------
+
+// exp's argument and weight of each element, as float64 tiles.
+class WeightedScore {
+ public:
+  enum class Part { plain, real, imaginary };
+  WeightedScore(const View& x, const View* b, Part part) : x_(x), b_(b), part_(part) {}
+
+  Plan plan() const { return row_plan(x_.rows(), x_.cols()); }
+
+  template <class Reducer>
+  void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
+    double a[kTile], w[kTile];
+    for (index_t i = 0; i < count; ++i) {
+      for (index_t done = 0; done < cols; done += kTile) {
+        const index_t n = std::min(kTile, cols - done);
+        load(first + i, col + done, n, a, w);
+        reducer.row(i, a, w, n);
+      }
+    }
+  }
+
+ private:
+  void load(index_t row, index_t col, index_t n, double* a, double* w) const {
+    const char* base = x_.data + x_.outer.offset(row);
+    load_span(x_, base, x_.inner, col, n, a);
+    const char* weights = b_ ? b_->data + b_->outer.offset(row) : nullptr;
+    if (b_) load_span(*b_, weights, b_->inner, col, n, w);
+    else std::fill_n(w, n, 1.0);
+    if (part_ == Part::plain) return;
+    // b exp(a) = (b_re + i b_im) exp(a_re) (cos a_im + i sin a_im)
+    double phase[kTile], b_imaginary[kTile];
+    load_imaginary(x_, base, x_.inner, col, n, phase);
+    if (b_) load_imaginary(*b_, weights, b_->inner, col, n, b_imaginary);
+    else std::fill_n(b_imaginary, n, 0.0);
+    for (index_t j = 0; j < n; ++j) {
+      // exp(-inf + i y) is 0 for every y, and a phase of 0 turns nothing: no 0 * nan from either.
+      const bool turns = phase[j] != 0 && a[j] != -HUGE_VAL;
+      const double c = turns ? std::cos(phase[j]) : 1.0, s = turns ? std::sin(phase[j]) : 0.0;
+      w[j] = part_ == Part::real ? w[j] * c - b_imaginary[j] * s : w[j] * s + b_imaginary[j] * c;
+    }
+  }
+
+  const View& x_;
+  const View* b_;
+  Part part_;
+};
+
+class SignedReducer {
+ public:
+  using State = SignedSum;
+  explicit SignedReducer(const Kernels& kernels) : kernels_(kernels) {}
+  void begin(index_t count) {
+    for (index_t i = 0; i < count; ++i) states_[i] = SignedSum{-HUGE_VAL, 0, 0};
+  }
+  void row(index_t i, double* a, const double* b, index_t n) { kernels_.push_signed(a, b, n, &states_[i]); }
+  const SignedSum* states() const { return states_; }
+  SignedSum merged(SignedSum a, SignedSum b) const { return kernels_.merge_signed(a, b); }
+
+ private:
+  const Kernels& kernels_;
+  SignedSum states_[64];
+};
+
+bool reduce_weighted(const View& x, const View* b, WeightedScore::Part part, SignedSum* out) {
+  return reduce_rows(WeightedScore(x, b, part), SignedReducer(active()),
+                     [&](index_t first, index_t count, const SignedSum* states) {
+                       std::copy_n(states, count, out + first);
+                     });
+}
+
+// ---- running sums ------------------------------------------------------------------------------------------------
+
+// A row is cut in pieces of this length; the pieces are the lanes of a vector, each starting from the state of all
+// that precedes it in its row.
+constexpr index_t kPiece = 256;
+
+class Scan {
+ public:
+  Scan(const View& x, const View& out)
+      : x_(x), out_(out), rows_(x.rows()), cols_(x.cols()), pieces_((cols_ + kPiece - 1) / kPiece) {}
+
+  bool run() {
+    std::vector<LogSum> start(static_cast<std::size_t>(rows_ * pieces_), LogSum{-HUGE_VAL, 0, 0});
+    if (pieces_ > 1 && !find_starts(start.data())) return false;
+    return for_units((rows_ * pieces_ + kLanes - 1) / kLanes, rows_ * cols_, [&](index_t unit) {
+      const index_t first = unit * kLanes;
+      write_lanes(first, std::min(kLanes, rows_ * pieces_ - first), start.data() + first);
+    });
+  }
+
+ private:
+  static constexpr index_t kLanes = 16, kSteps = 32;
+
+  // start[row, p] = state of pieces 0 .. p-1
+  bool find_starts(LogSum* start) const {
+    const Kernels& kernels = active();
+    return for_units(rows_, rows_ * cols_, [&](index_t row) {
+      double buffer[kPiece];
+      LogSum total{-HUGE_VAL, 0, 0};
+      for (index_t p = 0; p < pieces_; ++p) {
+        start[row * pieces_ + p] = total;
+        if (p + 1 == pieces_) break;
+        LogSum piece{-HUGE_VAL, 0, 0};
+        load_span(x_, x_.data + x_.outer.offset(row), x_.inner, p * kPiece, kPiece, buffer);
+        kernels.f64.push_row(buffer, kPiece, false, &piece);
+        total = kernels.merge(total, piece);
+      }
+    });
+  }
+
+  void write_lanes(index_t first, index_t count, const LogSum* start) const {
+    alignas(64) double tile[kSteps * kLanes] = {};
+    double m[kLanes], r[kLanes];
+    for (index_t i = 0; i < kLanes; ++i) {
+      m[i] = i < count ? start[i].m : -HUGE_VAL;
+      r[i] = i < count ? start[i].r : 0.0;
+    }
+    double lane[kSteps];
+    for (index_t step = 0; step < std::min(kPiece, cols_); step += kSteps) {
+      for (index_t i = 0; i < count; ++i) {
+        const Span s = span(first + i, step);
+        load_span(x_, x_.data + x_.outer.offset(s.row), x_.inner, s.col, s.n, lane);
+        for (index_t k = 0; k < s.n; ++k) tile[k * kLanes + i] = lane[k];
+      }
+      active().scan(tile, kLanes, kSteps, kLanes, m, r);
+      for (index_t i = 0; i < count; ++i) {
+        const Span s = span(first + i, step);
+        for (index_t k = 0; k < s.n; ++k) lane[k] = tile[k * kLanes + i];
+        store_span(out_, out_.data + out_.outer.offset(s.row), out_.inner, s.col, s.n, lane);
+      }
+    }
+  }
+
+  struct Span {
+    index_t row, col, n;
+  };
+  Span span(index_t unit, index_t step) const {
+    const index_t col = unit % pieces_ * kPiece + step;
+    return {unit / pieces_, col, std::clamp<index_t>(cols_ - col, 0, kSteps)};
+  }
+
+  const View& x_;
+  const View& out_;
+  index_t rows_, cols_, pieces_;
+};
+
+// ---- segments ----------------------------------------------------------------------------------------------------
+
+class SegmentSum {
+ public:
+  SegmentSum(const View& x, const index_t* ids, index_t segments)
+      : x_(x), ids_(ids), cols_(x.cols()), states_(segments * cols_), all_(x.outer) {
+    for (int d = 0; d < x.inner.n; ++d, ++all_.n) {
+      all_.shape[all_.n] = x.inner.shape[d];
+      all_.stride[all_.n] = x.inner.stride[d];
+    }
+    collapse(all_);
+  }
+
+  // The states of rows first .. first + rows: maxima first, then the sums under them.
+  void run(index_t first, index_t rows, LogSum* out) const {
+    std::fill_n(out, states_, LogSum{-HUGE_VAL, 0, 0});
+    each_tile(first, rows, [&](const double* a, const index_t* key, index_t n) {
+      for (index_t j = 0; j < n; ++j) out[key[j]].m = std::max(out[key[j]].m, a[j]);  // nan is never larger
+    });
+    const FamilyKernels<double>& kernels = active().f64;
+    each_tile(first, rows, [&](const double* a, const index_t* key, index_t n) {
+      double e[kTile];
+      for (index_t j = 0; j < n; ++j) e[j] = a[j] - out[key[j]].m;
+      kernels.exp(e, n, e);
+      for (index_t j = 0; j < n; ++j) add(a[j], e[j], out[key[j]]);
+    });
+    for (index_t k = 0; k < states_; ++k) out[k].t = 0;
+  }
+
+ private:
+  // t marks that the state's one maximal element has been left out.
+  static void add(double a, double e, LogSum& s) {
+    if (std::isinf(s.m)) {
+      if (std::isnan(a)) s.r = a;
+    } else if (a == s.m && s.t == 0) {
+      s.t = 1;
+    } else {
+      s.r += e;
+    }
+  }
+
+  template <class F>
+  void each_tile(index_t first, index_t rows, F f) const {
+    double a[kTile];
+    index_t key[kTile];
+    const index_t end = (first + rows) * cols_;
+    for (index_t i = first * cols_; i < end; i += kTile) {
+      const index_t n = std::min(kTile, end - i);
+      load_span(x_, x_.data, all_, i, n, a);
+      index_t row = i / cols_, col = i % cols_;
+      for (index_t j = 0; j < n; ++j) {
+        key[j] = ids_[row] * cols_ + col;
+        if (++col == cols_) {
+          col = 0;
+          ++row;
+        }
+      }
+      f(a, key, n);
+    }
+  }
+
+  const View& x_;
+  const index_t* ids_;
+  index_t cols_, states_;
+  Dims all_;
+};
+
+}  // namespace
+
+bool computes_in_f32(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
+}
+
+bool reduce_values(const View& x, Value value, void* out) {
+  if (computes_in_f32(x.dtype)) return reduce_values_as(x, value, static_cast<float*>(out));
+  return reduce_values_as(x, value, static_cast<double*>(out));
+}
+
+bool reduce_states(const View& x, LogSum* out) {
+  return computes_in_f32(x.dtype) ? reduce_states_as<float>(x, out) : reduce_states_as<double>(x, out);
+}
+
+bool reduce_signed(const View& x, const View* b, SignedSum* out) {
+  return reduce_weighted(x, b, WeightedScore::Part::plain, out);
+}
+
+bool reduce_complex(const View& x, const View* b, SignedSum* real, SignedSum* imaginary) {
+  return reduce_weighted(x, b, WeightedScore::Part::real, real) &&
+         reduce_weighted(x, b, WeightedScore::Part::imaginary, imaginary);
+}
+
+bool map_rows(const View& x, RowMap map, const double* cotangent, const View& out) {
+  if (computes_in_f32(x.dtype)) return map_rows_as<float>(x, map, cotangent, out);
+  return map_rows_as<double>(x, map, cotangent, out);
+}
+
+bool scan_rows(const View& x, const View& out) { return Scan(x, out).run(); }
+
+bool reduce_segments(const View& x, const index_t* ids, index_t segments, LogSum* out) {
+  const SegmentSum sum(x, ids, segments);
+  const index_t rows = x.rows(), states = segments * x.cols(), elements = rows * x.cols();
+  // Pieces of the rows are summed apart and merged in order where their states are few beside their elements.
+  constexpr index_t worth_cutting = 131072, most = 16;
+  index_t pieces = std::clamp<index_t>(elements / worth_cutting, 1, most);
+  if (pieces * states > elements / 8) pieces = 1;
+  if (pieces == 1) {
+    sum.run(0, rows, out);
+    return true;
+  }
+  std::vector<LogSum> partial(static_cast<std::size_t>(pieces * states));
+  const index_t length = (rows + pieces - 1) / pieces;
+  const bool finished = for_units(pieces, elements, [&](index_t piece) {
+    const index_t first = std::min(rows, piece * length);
+    sum.run(first, std::min(length, rows - first), partial.data() + piece * states);
+  });
+  const Kernels& kernels = active();
+  for (index_t k = 0; finished && k < states; ++k) {
+    out[k] = partial[static_cast<std::size_t>(k)];
+    for (index_t piece = 1; piece < pieces; ++piece)
+      out[k] = kernels.merge(out[k], partial[static_cast<std::size_t>(piece * states + k)]);
+  }
+  return finished;
+}
+
+template <class T>
+bool reduce_dot_values(const T* x, index_t rows, const T* y, index_t cols, index_t depth, T scale, Value value, T* out) {
+  const Kernels& kernels = active();
+  return reduce_rows(DotScore<T>(x, rows, y, cols, depth, scale), LogSumReducer<T>(kernels, value == Value::entropy),
+                     [&](index_t first, index_t count, const LogSum* states) {
+                       kernels.of<T>().finish(value, states, count, static_cast<double>(cols), out + first);
+                     });
+}
+
+template bool reduce_dot_values(const float*, index_t, const float*, index_t, index_t, float, Value, float*);
+template bool reduce_dot_values(const double*, index_t, const double*, index_t, index_t, double, Value, double*);
+
+}  // namespace cpu
+}  // namespace entropic

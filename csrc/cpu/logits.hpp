@@ -1,0 +1,37 @@
+// Drivers of the log-sum family: what the bindings call. All return false if the work was interrupted.
+#pragma once
+
+#include "kernels.hpp"
+#include "view.hpp"
+
+namespace entropic {
+namespace cpu {
+
+// The element type in which an array is computed: float32 for floats of up to 32 bits, else float64.
+bool computes_in_f32(DType dtype);
+
+// One value a row; `out` holds rows elements of the compute type.
+bool reduce_values(const View& x, Value value, void* out);
+bool reduce_states(const View& x, LogSum* out);
+// sum b exp(x), with b (same rows and columns) or without; the second form also fills the imaginary part's states
+// where x or b is complex.
+bool reduce_signed(const View& x, const View* b, SignedSum* out);
+bool reduce_complex(const View& x, const View* b, SignedSum* real, SignedSum* imaginary);
+
+// What is written of each row: softmax, its logarithm, or the gradient of logsumexp or entropy times a cotangent.
+enum class RowMap : int { softmax, log_softmax, logsumexp_vjp, entropy_vjp };
+// `cotangent` holds one double a row for the gradients, and is not read for the others.
+bool map_rows(const View& x, RowMap map, const double* cotangent, const View& out);
+
+// Running log-sum-exp along each row.
+bool scan_rows(const View& x, const View& out);
+
+// State of segment ids[i] takes row i of x (n, cols): states (segments, cols).
+bool reduce_segments(const View& x, const index_t* ids, index_t segments, LogSum* out);
+
+// Values of the rows of scale x y^T, never stored; arrays are adjacent.
+template <class T>
+bool reduce_dot_values(const T* x, index_t rows, const T* y, index_t cols, index_t depth, T scale, Value value, T* out);
+
+}  // namespace cpu
+}  // namespace entropic

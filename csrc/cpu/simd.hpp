@@ -1,0 +1,445 @@
+// Vector packs over intrinsics, one class template for each instruction set; see scalar.hpp for what a pack offers.
+// ENTROPIC_ISA_<name> is defined by the build for each object; without one, packs are scalars.
+#pragma once
+
+#include "entropic/scalar.hpp"
+
+#if defined(ENTROPIC_ISA_BASELINE) && (defined(__SSE2__) || defined(_M_X64))
+#define ENTROPIC_SSE2 1
+#include <emmintrin.h>
+#elif defined(ENTROPIC_ISA_V3) || defined(ENTROPIC_ISA_V4)
+#include <immintrin.h>
+#elif defined(ENTROPIC_ISA_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace entropic {
+namespace {
+
+template <class T>
+struct Pack;
+
+// Loads n < width elements and fills the other lanes, through memory: for sets without masked loads.
+template <class P>
+ENTROPIC_INLINE P load_partial_by_copy(const typename P::Element* p, index_t n, typename P::Element fill) {
+  typename P::Element buffer[P::width];
+  for (int i = 0; i < P::width; ++i) buffer[i] = i < n ? p[i] : fill;
+  return P::load(buffer);
+}
+
+template <class P>
+ENTROPIC_INLINE double sum_of(const P& pack) {
+  typename P::Element lane[P::width];
+  pack.store(lane);
+  double total = 0;
+  for (int i = 0; i < P::width; ++i) total += lane[i];
+  return total;
+}
+
+template <class P>
+ENTROPIC_INLINE typename P::Element largest_of(const P& pack) {
+  typename P::Element lane[P::width];
+  pack.store(lane);
+  typename P::Element top = lane[0];
+  for (int i = 1; i < P::width; ++i) top = lane[i] > top ? lane[i] : top;
+  return top;
+}
+
+#if defined(ENTROPIC_SSE2)
+
+template <>
+struct Pack<double> {
+  using Element = double;
+  using Mask = __m128d;
+  using Wide = Pack<double>;
+  static constexpr int width = 2, wide_parts = 1;
+  __m128d v;
+  Pack() = default;
+  ENTROPIC_INLINE Pack(__m128d x) : v(x) {}
+  ENTROPIC_INLINE Pack(double x) : v(_mm_set1_pd(x)) {}
+  static ENTROPIC_INLINE Pack load(const double* p) { return _mm_loadu_pd(p); }
+  static ENTROPIC_INLINE Pack load_partial(const double* p, index_t n, double fill) {
+    return load_partial_by_copy<Pack>(p, n, fill);
+  }
+  ENTROPIC_INLINE void store(double* p) const { _mm_storeu_pd(p, v); }
+  ENTROPIC_INLINE void stream(double* p) const { _mm_stream_pd(p, v); }
+  ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
+  ENTROPIC_INLINE double sum() const { return sum_of(*this); }
+  ENTROPIC_INLINE double largest() const { return largest_of(*this); }
+};
+
+template <>
+struct Pack<float> {
+  using Element = float;
+  using Mask = __m128;
+  using Wide = Pack<double>;
+  static constexpr int width = 4, wide_parts = 2;
+  __m128 v;
+  Pack() = default;
+  ENTROPIC_INLINE Pack(__m128 x) : v(x) {}
+  ENTROPIC_INLINE Pack(float x) : v(_mm_set1_ps(x)) {}
+  static ENTROPIC_INLINE Pack load(const float* p) { return _mm_loadu_ps(p); }
+  static ENTROPIC_INLINE Pack load_partial(const float* p, index_t n, float fill) {
+    return load_partial_by_copy<Pack>(p, n, fill);
+  }
+  ENTROPIC_INLINE void store(float* p) const { _mm_storeu_ps(p, v); }
+  ENTROPIC_INLINE void stream(float* p) const { _mm_stream_ps(p, v); }
+  ENTROPIC_INLINE void widen(Wide* out) const {
+    out[0] = _mm_cvtps_pd(v);
+    out[1] = _mm_cvtps_pd(_mm_movehl_ps(v, v));
+  }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
+    return _mm_movelh_ps(_mm_cvtpd_ps(in[0].v), _mm_cvtpd_ps(in[1].v));
+  }
+  ENTROPIC_INLINE double sum() const { return sum_of(*this); }
+  ENTROPIC_INLINE float largest() const { return largest_of(*this); }
+};
+
+#define ENTROPIC_SSE2_ARITHMETIC(T, suffix, isuffix, Vector, shift)                                                    \
+  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return _mm_add_##suffix(a.v, b.v); }                       \
+  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm_sub_##suffix(a.v, b.v); }                       \
+  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm_mul_##suffix(a.v, b.v); }                       \
+  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm_div_##suffix(a.v, b.v); }                       \
+  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return a * b + c; }                                   \
+  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm_max_##suffix(a.v, b.v); }                        \
+  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm_min_##suffix(a.v, b.v); }                        \
+  ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return _mm_cmpgt_##suffix(a.v, b.v); }                        \
+  ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return _mm_cmpeq_##suffix(a.v, b.v); }                          \
+  ENTROPIC_INLINE Vector not_equal(Pack<T> a, Pack<T> b) { return _mm_cmpneq_##suffix(a.v, b.v); }                     \
+  ENTROPIC_INLINE bool any(Vector mask) { return _mm_movemask_##suffix(mask) != 0; }                                   \
+  ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm_and_##suffix(mask, a.v); }                  \
+  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) {                                                  \
+    return _mm_or_##suffix(_mm_and_##suffix(mask, a.v), _mm_andnot_##suffix(mask, b.v));                               \
+  }                                                                                                                    \
+  ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                                         \
+    const __m128i n = _mm_slli_##isuffix(_mm_cast##suffix##_si128(t.v), shift);                                        \
+    return _mm_castsi128_##suffix(_mm_add_##isuffix(_mm_cast##suffix##_si128(p.v), n));                                \
+  }
+
+ENTROPIC_SSE2_ARITHMETIC(float, ps, epi32, __m128, 23)
+ENTROPIC_SSE2_ARITHMETIC(double, pd, epi64, __m128d, 52)
+
+ENTROPIC_INLINE Pack<float> split_exponent(Pack<float> x, Pack<float>& k) {
+  using B = ScalarBits<float>;
+  const __m128i shifted = _mm_add_epi32(_mm_castps_si128(x.v), _mm_set1_epi32(B::one - B::sqrt_half));
+  k = _mm_cvtepi32_ps(_mm_sub_epi32(_mm_srli_epi32(shifted, 23), _mm_set1_epi32(B::bias)));
+  return _mm_castsi128_ps(
+      _mm_add_epi32(_mm_and_si128(shifted, _mm_set1_epi32(B::fraction)), _mm_set1_epi32(B::sqrt_half)));
+}
+
+// There is no conversion from 64-bit integers before AVX-512: the exponent is or-ed into the mantissa of 2^52.
+ENTROPIC_INLINE Pack<double> split_exponent(Pack<double> x, Pack<double>& k) {
+  using B = ScalarBits<double>;
+  const double two52 = 4503599627370496.0;
+  const __m128i shifted = _mm_add_epi64(_mm_castpd_si128(x.v), _mm_set1_epi64x(B::one - B::sqrt_half));
+  const __m128i biased = _mm_or_si128(_mm_srli_epi64(shifted, 52), _mm_castpd_si128(_mm_set1_pd(two52)));
+  k = _mm_sub_pd(_mm_castsi128_pd(biased), _mm_set1_pd(two52 + B::bias));
+  return _mm_castsi128_pd(
+      _mm_add_epi64(_mm_and_si128(shifted, _mm_set1_epi64x(B::fraction)), _mm_set1_epi64x(B::sqrt_half)));
+}
+
+#elif defined(ENTROPIC_ISA_V3)
+
+template <>
+struct Pack<double> {
+  using Element = double;
+  using Mask = __m256d;
+  using Wide = Pack<double>;
+  static constexpr int width = 4, wide_parts = 1;
+  __m256d v;
+  Pack() = default;
+  ENTROPIC_INLINE Pack(__m256d x) : v(x) {}
+  ENTROPIC_INLINE Pack(double x) : v(_mm256_set1_pd(x)) {}
+  static ENTROPIC_INLINE Pack load(const double* p) { return _mm256_loadu_pd(p); }
+  static ENTROPIC_INLINE Pack load_partial(const double* p, index_t n, double fill) {
+    const __m256i lane = _mm256_set_epi64x(3, 2, 1, 0);
+    const __m256i mask = _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane);
+    return _mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(p, mask), _mm256_castsi256_pd(mask));
+  }
+  ENTROPIC_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
+  ENTROPIC_INLINE void stream(double* p) const { _mm256_stream_pd(p, v); }
+  ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
+  ENTROPIC_INLINE double sum() const { return sum_of(*this); }
+  ENTROPIC_INLINE double largest() const { return largest_of(*this); }
+};
+
+template <>
+struct Pack<float> {
+  using Element = float;
+  using Mask = __m256;
+  using Wide = Pack<double>;
+  static constexpr int width = 8, wide_parts = 2;
+  __m256 v;
+  Pack() = default;
+  ENTROPIC_INLINE Pack(__m256 x) : v(x) {}
+  ENTROPIC_INLINE Pack(float x) : v(_mm256_set1_ps(x)) {}
+  static ENTROPIC_INLINE Pack load(const float* p) { return _mm256_loadu_ps(p); }
+  static ENTROPIC_INLINE Pack load_partial(const float* p, index_t n, float fill) {
+    const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);
+    return _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
+  }
+  ENTROPIC_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
+  ENTROPIC_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
+  ENTROPIC_INLINE void widen(Wide* out) const {
+    out[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+    out[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+  }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(in[0].v)), _mm256_cvtpd_ps(in[1].v), 1);
+  }
+  ENTROPIC_INLINE double sum() const { return sum_of(*this); }
+  ENTROPIC_INLINE float largest() const { return largest_of(*this); }
+};
+
+#define ENTROPIC_AVX2_ARITHMETIC(T, suffix, isuffix, Vector, shift)                                                    \
+  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return _mm256_add_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm256_sub_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm256_mul_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm256_div_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return _mm256_fmadd_##suffix(a.v, b.v, c.v); }        \
+  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm256_max_##suffix(a.v, b.v); }                     \
+  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm256_min_##suffix(a.v, b.v); }                     \
+  ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_GT_OQ); }           \
+  ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_EQ_OQ); }             \
+  ENTROPIC_INLINE Vector not_equal(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_NEQ_UQ); }        \
+  ENTROPIC_INLINE bool any(Vector mask) { return _mm256_movemask_##suffix(mask) != 0; }                                \
+  ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm256_and_##suffix(mask, a.v); }               \
+  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) {                                                  \
+    return _mm256_blendv_##suffix(b.v, a.v, mask);                                                                     \
+  }                                                                                                                    \
+  ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                                         \
+    const __m256i n = _mm256_slli_##isuffix(_mm256_cast##suffix##_si256(t.v), shift);                                  \
+    return _mm256_castsi256_##suffix(_mm256_add_##isuffix(_mm256_cast##suffix##_si256(p.v), n));                       \
+  }
+
+ENTROPIC_AVX2_ARITHMETIC(float, ps, epi32, __m256, 23)
+ENTROPIC_AVX2_ARITHMETIC(double, pd, epi64, __m256d, 52)
+
+ENTROPIC_INLINE Pack<float> split_exponent(Pack<float> x, Pack<float>& k) {
+  using B = ScalarBits<float>;
+  const __m256i shifted = _mm256_add_epi32(_mm256_castps_si256(x.v), _mm256_set1_epi32(B::one - B::sqrt_half));
+  k = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(shifted, 23), _mm256_set1_epi32(B::bias)));
+  return _mm256_castsi256_ps(
+      _mm256_add_epi32(_mm256_and_si256(shifted, _mm256_set1_epi32(B::fraction)), _mm256_set1_epi32(B::sqrt_half)));
+}
+
+// There is no conversion from 64-bit integers before AVX-512: the exponent is or-ed into the mantissa of 2^52.
+ENTROPIC_INLINE Pack<double> split_exponent(Pack<double> x, Pack<double>& k) {
+  using B = ScalarBits<double>;
+  const double two52 = 4503599627370496.0;
+  const __m256i shifted = _mm256_add_epi64(_mm256_castpd_si256(x.v), _mm256_set1_epi64x(B::one - B::sqrt_half));
+  const __m256i biased = _mm256_or_si256(_mm256_srli_epi64(shifted, 52), _mm256_castpd_si256(_mm256_set1_pd(two52)));
+  k = _mm256_sub_pd(_mm256_castsi256_pd(biased), _mm256_set1_pd(two52 + B::bias));
+  return _mm256_castsi256_pd(
+      _mm256_add_epi64(_mm256_and_si256(shifted, _mm256_set1_epi64x(B::fraction)), _mm256_set1_epi64x(B::sqrt_half)));
+}
+
+#elif defined(ENTROPIC_ISA_V4)
+
+template <>
+struct Pack<double> {
+  using Element = double;
+  using Mask = __mmask8;
+  using Wide = Pack<double>;
+  static constexpr int width = 8, wide_parts = 1;
+  __m512d v;
+  Pack() = default;
+  ENTROPIC_INLINE Pack(__m512d x) : v(x) {}
+  ENTROPIC_INLINE Pack(double x) : v(_mm512_set1_pd(x)) {}
+  static ENTROPIC_INLINE Pack load(const double* p) { return _mm512_loadu_pd(p); }
+  static ENTROPIC_INLINE Pack load_partial(const double* p, index_t n, double fill) {
+    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), static_cast<__mmask8>((1u << n) - 1), p);
+  }
+  ENTROPIC_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
+  ENTROPIC_INLINE void stream(double* p) const { _mm512_stream_pd(p, v); }
+  ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
+  ENTROPIC_INLINE double sum() const { return _mm512_reduce_add_pd(v); }
+  ENTROPIC_INLINE double largest() const { return _mm512_reduce_max_pd(v); }
+};
+
+template <>
+struct Pack<float> {
+  using Element = float;
+  using Mask = __mmask16;
+  using Wide = Pack<double>;
+  static constexpr int width = 16, wide_parts = 2;
+  __m512 v;
+  Pack() = default;
+  ENTROPIC_INLINE Pack(__m512 x) : v(x) {}
+  ENTROPIC_INLINE Pack(float x) : v(_mm512_set1_ps(x)) {}
+  static ENTROPIC_INLINE Pack load(const float* p) { return _mm512_loadu_ps(p); }
+  static ENTROPIC_INLINE Pack load_partial(const float* p, index_t n, float fill) {
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), static_cast<__mmask16>((1u << n) - 1), p);
+  }
+  ENTROPIC_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+  ENTROPIC_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
+  ENTROPIC_INLINE void widen(Wide* out) const {
+    out[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+    out[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+  }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(in[0].v)), _mm512_cvtpd_ps(in[1].v), 1);
+  }
+  ENTROPIC_INLINE double sum() const {
+    Wide part[2];
+    widen(part);
+    return _mm512_reduce_add_pd(_mm512_add_pd(part[0].v, part[1].v));
+  }
+  ENTROPIC_INLINE float largest() const { return _mm512_reduce_max_ps(v); }
+};
+
+#define ENTROPIC_AVX512_ARITHMETIC(T, suffix, isuffix, MaskType, shift)                                                \
+  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return _mm512_add_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm512_sub_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm512_mul_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm512_div_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return _mm512_fmadd_##suffix(a.v, b.v, c.v); }        \
+  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm512_max_##suffix(a.v, b.v); }                     \
+  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm512_min_##suffix(a.v, b.v); }                     \
+  ENTROPIC_INLINE MaskType greater(Pack<T> a, Pack<T> b) { return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_GT_OQ); }  \
+  ENTROPIC_INLINE MaskType equal(Pack<T> a, Pack<T> b) { return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_EQ_OQ); }    \
+  ENTROPIC_INLINE MaskType not_equal(Pack<T> a, Pack<T> b) {                                                           \
+    return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NEQ_UQ);                                                          \
+  }                                                                                                                    \
+  ENTROPIC_INLINE bool any(MaskType mask) { return mask != 0; }                                                        \
+  ENTROPIC_INLINE Pack<T> zero_unless(MaskType mask, Pack<T> a) { return _mm512_maskz_mov_##suffix(mask, a.v); }       \
+  ENTROPIC_INLINE Pack<T> select(MaskType mask, Pack<T> a, Pack<T> b) {                                                \
+    return _mm512_mask_blend_##suffix(mask, b.v, a.v);                                                                 \
+  }                                                                                                                    \
+  ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                                         \
+    const __m512i n = _mm512_slli_##isuffix(_mm512_cast##suffix##_si512(t.v), shift);                                  \
+    return _mm512_castsi512_##suffix(_mm512_add_##isuffix(_mm512_cast##suffix##_si512(p.v), n));                       \
+  }
+
+ENTROPIC_AVX512_ARITHMETIC(float, ps, epi32, __mmask16, 23)
+ENTROPIC_AVX512_ARITHMETIC(double, pd, epi64, __mmask8, 52)
+
+ENTROPIC_INLINE Pack<float> split_exponent(Pack<float> x, Pack<float>& k) {
+  using B = ScalarBits<float>;
+  const __m512i shifted = _mm512_add_epi32(_mm512_castps_si512(x.v), _mm512_set1_epi32(B::one - B::sqrt_half));
+  k = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_srli_epi32(shifted, 23), _mm512_set1_epi32(B::bias)));
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_and_si512(shifted, _mm512_set1_epi32(B::fraction)), _mm512_set1_epi32(B::sqrt_half)));
+}
+
+ENTROPIC_INLINE Pack<double> split_exponent(Pack<double> x, Pack<double>& k) {
+  using B = ScalarBits<double>;
+  const __m512i shifted = _mm512_add_epi64(_mm512_castpd_si512(x.v), _mm512_set1_epi64(B::one - B::sqrt_half));
+  k = _mm512_cvtepi64_pd(_mm512_sub_epi64(_mm512_srli_epi64(shifted, 52), _mm512_set1_epi64(B::bias)));
+  return _mm512_castsi512_pd(
+      _mm512_add_epi64(_mm512_and_si512(shifted, _mm512_set1_epi64(B::fraction)), _mm512_set1_epi64(B::sqrt_half)));
+}
+
+#elif defined(ENTROPIC_ISA_NEON)
+
+template <>
+struct Pack<double> {
+  using Element = double;
+  using Mask = uint64x2_t;
+  using Wide = Pack<double>;
+  static constexpr int width = 2, wide_parts = 1;
+  float64x2_t v;
+  Pack() = default;
+  ENTROPIC_INLINE Pack(float64x2_t x) : v(x) {}
+  ENTROPIC_INLINE Pack(double x) : v(vdupq_n_f64(x)) {}
+  static ENTROPIC_INLINE Pack load(const double* p) { return vld1q_f64(p); }
+  static ENTROPIC_INLINE Pack load_partial(const double* p, index_t n, double fill) {
+    return load_partial_by_copy<Pack>(p, n, fill);
+  }
+  ENTROPIC_INLINE void store(double* p) const { vst1q_f64(p, v); }
+  ENTROPIC_INLINE void stream(double* p) const { vst1q_f64(p, v); }
+  ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
+  ENTROPIC_INLINE double sum() const { return sum_of(*this); }
+  ENTROPIC_INLINE double largest() const { return largest_of(*this); }
+};
+
+template <>
+struct Pack<float> {
+  using Element = float;
+  using Mask = uint32x4_t;
+  using Wide = Pack<double>;
+  static constexpr int width = 4, wide_parts = 2;
+  float32x4_t v;
+  Pack() = default;
+  ENTROPIC_INLINE Pack(float32x4_t x) : v(x) {}
+  ENTROPIC_INLINE Pack(float x) : v(vdupq_n_f32(x)) {}
+  static ENTROPIC_INLINE Pack load(const float* p) { return vld1q_f32(p); }
+  static ENTROPIC_INLINE Pack load_partial(const float* p, index_t n, float fill) {
+    return load_partial_by_copy<Pack>(p, n, fill);
+  }
+  ENTROPIC_INLINE void store(float* p) const { vst1q_f32(p, v); }
+  ENTROPIC_INLINE void stream(float* p) const { vst1q_f32(p, v); }
+  ENTROPIC_INLINE void widen(Wide* out) const {
+    out[0] = vcvt_f64_f32(vget_low_f32(v));
+    out[1] = vcvt_high_f64_f32(v);
+  }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
+    return vcvt_high_f32_f64(vcvt_f32_f64(in[0].v), in[1].v);
+  }
+  ENTROPIC_INLINE double sum() const { return sum_of(*this); }
+  ENTROPIC_INLINE float largest() const { return largest_of(*this); }
+};
+
+#define ENTROPIC_NEON_ARITHMETIC(T, bits, Vector)                                                                      \
+  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return vaddq_f##bits(a.v, b.v); }                          \
+  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return vsubq_f##bits(a.v, b.v); }                          \
+  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return vmulq_f##bits(a.v, b.v); }                          \
+  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return vdivq_f##bits(a.v, b.v); }                          \
+  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return vfmaq_f##bits(c.v, a.v, b.v); }                \
+  ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return vcgtq_f##bits(a.v, b.v); }                             \
+  ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return vceqq_f##bits(a.v, b.v); }                               \
+  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) { return vbslq_f##bits(mask, a.v, b.v); }          \
+  /* vmaxq and vminq return nan if either is: not what pick_max and pick_min mean. */                                  \
+  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return select(greater(a, b), a, b); }                       \
+  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return select(greater(b, a), a, b); }                       \
+  ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) {                                                        \
+    return vreinterpretq_f##bits##_u##bits(vandq_u##bits(mask, vreinterpretq_u##bits##_f##bits(a.v)));                 \
+  }
+
+ENTROPIC_NEON_ARITHMETIC(float, 32, uint32x4_t)
+ENTROPIC_NEON_ARITHMETIC(double, 64, uint64x2_t)
+
+ENTROPIC_INLINE uint32x4_t not_equal(Pack<float> a, Pack<float> b) { return vmvnq_u32(equal(a, b)); }
+ENTROPIC_INLINE uint64x2_t not_equal(Pack<double> a, Pack<double> b) {
+  return vreinterpretq_u64_u32(vmvnq_u32(vreinterpretq_u32_u64(equal(a, b))));
+}
+ENTROPIC_INLINE bool any(uint32x4_t mask) { return vmaxvq_u32(mask) != 0; }
+ENTROPIC_INLINE bool any(uint64x2_t mask) { return vmaxvq_u32(vreinterpretq_u32_u64(mask)) != 0; }
+ENTROPIC_INLINE Pack<float> add_exponent(Pack<float> p, Pack<float> t) {
+  const uint32x4_t n = vshlq_n_u32(vreinterpretq_u32_f32(t.v), 23);
+  return vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(p.v), n));
+}
+ENTROPIC_INLINE Pack<double> add_exponent(Pack<double> p, Pack<double> t) {
+  const uint64x2_t n = vshlq_n_u64(vreinterpretq_u64_f64(t.v), 52);
+  return vreinterpretq_f64_u64(vaddq_u64(vreinterpretq_u64_f64(p.v), n));
+}
+ENTROPIC_INLINE Pack<float> split_exponent(Pack<float> x, Pack<float>& k) {
+  using B = ScalarBits<float>;
+  const uint32x4_t shifted = vaddq_u32(vreinterpretq_u32_f32(x.v), vdupq_n_u32(B::one - B::sqrt_half));
+  k = vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(vshrq_n_u32(shifted, 23)), vdupq_n_s32(B::bias)));
+  return vreinterpretq_f32_u32(vaddq_u32(vandq_u32(shifted, vdupq_n_u32(B::fraction)), vdupq_n_u32(B::sqrt_half)));
+}
+ENTROPIC_INLINE Pack<double> split_exponent(Pack<double> x, Pack<double>& k) {
+  using B = ScalarBits<double>;
+  const uint64x2_t shifted = vaddq_u64(vreinterpretq_u64_f64(x.v), vdupq_n_u64(B::one - B::sqrt_half));
+  k = vcvtq_f64_s64(vsubq_s64(vreinterpretq_s64_u64(vshrq_n_u64(shifted, 52)), vdupq_n_s64(B::bias)));
+  return vreinterpretq_f64_u64(vaddq_u64(vandq_u64(shifted, vdupq_n_u64(B::fraction)), vdupq_n_u64(B::sqrt_half)));
+}
+
+#endif
+
+#if defined(ENTROPIC_SSE2) || defined(ENTROPIC_ISA_V3) || defined(ENTROPIC_ISA_V4) || defined(ENTROPIC_ISA_NEON)
+template <class T>
+using NativePack = Pack<T>;
+#else
+template <class T>
+using NativePack = Scalar<T>;
+#endif
+
+}  // namespace
+}  // namespace entropic

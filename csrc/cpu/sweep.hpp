@@ -1,0 +1,274 @@
+// The one place where tiles are walked: scores x reducers.
+//
+// A *score* is a matrix of rows x cols numbers that need not be stored. It says how its rows are best grouped
+// (`plan`) and hands the tiles of a unit of work to a reducer: `reducer.row(i, x, n)` for n adjacent scores of the
+// unit's row i, or, where neighbouring rows are adjacent in memory, `reducer.lanes(x, ld, steps, n)` for the unit's n
+// rows at `steps` columns. A *reducer* holds the states of one unit's rows.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "pool.hpp"
+#include "view.hpp"
+
+namespace entropic {
+namespace cpu {
+
+constexpr index_t kMaxUnitRows = 512;
+constexpr index_t kTile = 1024;    // adjacent scores that are converted or computed at a time
+constexpr index_t kLaneSteps = 16;  // columns at a time when rows are lanes: short float32 chains
+
+// Rows are cut in runs of `run` rows (the last dimension in memory), runs in units of `unit_rows`, columns in segments.
+// The cut depends on the array alone, so results do not depend on the number of threads.
+struct Plan {
+  index_t rows, cols, run, unit_rows, segment;
+
+  index_t units_per_run() const { return (run + unit_rows - 1) / unit_rows; }
+  index_t row_units() const { return run ? rows / run * units_per_run() : 0; }
+  index_t segments() const { return std::max<index_t>(1, (cols + segment - 1) / segment); }
+  index_t first_row(index_t unit) const { return unit / units_per_run() * run + unit % units_per_run() * unit_rows; }
+  index_t row_count(index_t unit) const { return std::min(unit_rows, run - unit % units_per_run() * unit_rows); }
+  index_t first_col(index_t seg) const { return seg * segment; }
+  index_t col_count(index_t seg) const { return std::min(segment, cols - seg * segment); }
+};
+
+// Long rows are folded in segments of this many scores, in order.
+constexpr index_t kSegment = 65536;
+
+inline Plan row_plan(index_t rows, index_t cols) {
+  const index_t unit_rows = std::clamp<index_t>(kSegment / std::max<index_t>(cols, 1), 1, 64);
+  return Plan{rows, cols, rows, unit_rows, kSegment};
+}
+
+inline Plan lane_plan(index_t rows, index_t cols, index_t run, index_t unit_rows) {
+  Plan plan{rows, cols, run, unit_rows, std::max<index_t>(cols, 1)};
+  // Few wide units leave threads without work: cut the columns as well, into pieces that are worth a merge.
+  constexpr index_t wanted_units = 32, worth_cutting = 1024;
+  const index_t pieces = std::min(wanted_units / std::max<index_t>(plan.row_units(), 1), cols / worth_cutting);
+  if (pieces > 1) plan.segment = (cols + pieces - 1) / pieces;
+  return plan;
+}
+
+// Reduces every row and passes the states on: finish(first_row, count, states). False if interrupted.
+template <class Reducer, class Score, class Finish>
+bool reduce_rows(const Score& score, const Reducer& prototype, Finish finish) {
+  using State = typename Reducer::State;
+  const Plan plan = score.plan();
+  const index_t segments = plan.segments(), units = plan.row_units(), elements = plan.rows * plan.cols;
+  if (segments == 1) {
+    return for_units(units, elements, [&](index_t unit) {
+      const index_t first = plan.first_row(unit), count = plan.row_count(unit);
+      Reducer reducer(prototype);
+      reducer.begin(count);
+      score.visit(first, count, 0, plan.cols, reducer);
+      finish(first, count, reducer.states());
+    });
+  }
+  std::vector<State> partial(static_cast<std::size_t>(segments * plan.rows));
+  const bool finished = for_units(units * segments, elements, [&](index_t work) {
+    const index_t unit = work / segments, seg = work % segments;
+    const index_t first = plan.first_row(unit), count = plan.row_count(unit);
+    Reducer reducer(prototype);
+    reducer.begin(count);
+    score.visit(first, count, plan.first_col(seg), plan.col_count(seg), reducer);
+    std::copy_n(reducer.states(), count, partial.data() + seg * plan.rows + first);
+  });
+  return finished && for_units(units, plan.rows * segments * 16, [&](index_t unit) {
+    const index_t first = plan.first_row(unit), count = plan.row_count(unit);
+    State* total = partial.data() + first;
+    for (index_t seg = 1; seg < segments; ++seg)
+      for (index_t i = 0; i < count; ++i)
+        total[i] = prototype.merged(total[i], partial[static_cast<std::size_t>(seg * plan.rows + first + i)]);
+    finish(first, count, total);
+  });
+}
+
+// The log-sum states of a unit's rows.
+template <class T>
+class LogSumReducer {
+ public:
+  using State = LogSum;
+  LogSumReducer(const Kernels& kernels, bool with_t) : kernels_(kernels), with_t_(with_t) {}
+
+  void begin(index_t count) {
+    count_ = count;
+    lanes_used_ = false;
+    for (index_t i = 0; i < count; ++i) states_[i] = LogSum{-HUGE_VAL, 0, 0};
+  }
+  void row(index_t i, const T* x, index_t n) { kernels_.of<T>().push_row(x, n, with_t_, &states_[i]); }
+  void lanes(const T* x, index_t ld, index_t steps, index_t n) {
+    if (!lanes_used_) {
+      for (index_t i = 0; i < n; ++i) {
+        m_[i] = -static_cast<T>(HUGE_VAL);
+        r_[i] = t_[i] = 0;
+      }
+      lanes_used_ = true;
+    }
+    kernels_.of<T>().push_lanes(x, ld, steps, n, with_t_, m_, r_, t_);
+  }
+  const LogSum* states() {
+    if (lanes_used_)
+      for (index_t i = 0; i < count_; ++i) states_[i] = LogSum{static_cast<double>(m_[i]), r_[i], t_[i]};
+    return states_;
+  }
+  LogSum merged(LogSum a, LogSum b) const { return kernels_.merge(a, b); }
+
+ private:
+  const Kernels& kernels_;
+  bool with_t_, lanes_used_ = false;
+  index_t count_ = 0;
+  LogSum states_[kMaxUnitRows];
+  T m_[kMaxUnitRows];
+  double r_[kMaxUnitRows], t_[kMaxUnitRows];
+};
+
+// ---- scores ------------------------------------------------------------------------------------------------------
+
+template <class T>
+constexpr DType native_dtype() {
+  return sizeof(T) == 4 ? DType::f32 : DType::f64;
+}
+
+// A stored array, read as T. Rows are lanes where neighbouring rows are adjacent in memory and the elements of a row
+// are not, and where rows are too short to fill packs by themselves.
+template <class T>
+class StoredScore {
+ public:
+  explicit StoredScore(const View& view) : view_(view), native_(view.is_native(native_dtype<T>())) {
+    const index_t size = itemsize(view.dtype), rows = view.rows(), cols = view.cols();
+    const index_t run = view.outer.n ? view.outer.shape[view.outer.n - 1] : 1;
+    const bool adjacent_rows = view.outer.last_stride() == size && view.inner.last_stride() != size;
+    if (adjacent_rows && run >= 16) walk_ = Walk::lanes;
+    else if (rows >= 16 && cols <= kShortRow) walk_ = Walk::transposed;
+    else walk_ = Walk::rows;
+    run_ = walk_ == Walk::lanes ? run : rows;
+  }
+
+  Plan plan() const {
+    const index_t rows = view_.rows(), cols = view_.cols();
+    if (walk_ == Walk::rows) return row_plan(rows, cols);
+    const index_t unit = walk_ == Walk::lanes ? static_cast<index_t>(2048 / sizeof(T)) : 128;
+    return lane_plan(rows, cols, run_, unit);
+  }
+  bool rows_are_lanes() const { return walk_ != Walk::rows; }
+
+  template <class Reducer>
+  void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
+    if (walk_ != Walk::rows) {
+      each_lane_tile(first, count, col, cols, [&](index_t, index_t steps, const T* x, index_t ld) {
+        reducer.lanes(x, ld, steps, count);
+      });
+      return;
+    }
+    for (index_t i = 0; i < count; ++i)
+      each_row_tile(first + i, col, cols, [&](index_t, index_t n, const T* x) { reducer.row(i, x, n); });
+  }
+
+  // f(column, n, scores): all of a span at once where it lies ready in memory, else tiles of kTile.
+  template <class F>
+  void each_row_tile(index_t row, index_t col, index_t cols, F f) const {
+    const char* base = view_.data + view_.outer.offset(row);
+    T buffer[kTile];
+    for (index_t done = 0; done < cols;) {
+      const index_t j = col + done;
+      index_t n = std::min(view_.inner.run(j), cols - done);
+      if (native_ && (view_.inner.last_stride() == sizeof(T) || n == 1) && (n >= kTile || n == cols - done)) {
+        f(j, n, reinterpret_cast<const T*>(base + view_.inner.offset(j)));
+      } else {
+        n = std::min(kTile, cols - done);
+        load_span(view_, base, view_.inner, j, n, buffer);
+        f(j, n, static_cast<const T*>(buffer));
+      }
+      done += n;
+    }
+  }
+
+  // f(column, steps, scores, ld): scores[s * ld + i] is row first + i at column + s.
+  template <class F>
+  void each_lane_tile(index_t first, index_t count, index_t col, index_t cols, F f) const {
+    alignas(64) T buffer[kLaneSteps * kMaxUnitRows];
+    const char* base = view_.data;
+    if (walk_ == Walk::lanes) base += view_.outer.offset(first);
+    const index_t ld = view_.inner.last_stride() / static_cast<index_t>(sizeof(T));
+    const bool ready = native_ && walk_ == Walk::lanes && ld * static_cast<index_t>(sizeof(T)) == view_.inner.last_stride();
+    for (index_t done = 0; done < cols;) {
+      const index_t j = col + done;
+      index_t steps = std::min(kLaneSteps, cols - done);
+      if (ready) {
+        steps = std::min(steps, view_.inner.run(j));
+        f(j, steps, reinterpret_cast<const T*>(base + view_.inner.offset(j)), ld);
+      } else {
+        gather_lanes(first, count, j, steps, buffer);
+        f(j, steps, static_cast<const T*>(buffer), kMaxUnitRows);
+      }
+      done += steps;
+    }
+  }
+
+  const View& view() const { return view_; }
+
+ private:
+  enum class Walk { rows, lanes, transposed };
+  static constexpr index_t kShortRow = 32;
+
+  void gather_lanes(index_t first, index_t count, index_t col, index_t steps, T* buffer) const {
+    if (walk_ == Walk::lanes) {
+      for (index_t s = 0; s < steps; ++s)
+        load_span(view_, view_.data + view_.inner.offset(col + s), view_.outer, first, count, buffer + s * kMaxUnitRows);
+      return;
+    }
+    const index_t stride = view_.outer.last_stride() / static_cast<index_t>(sizeof(T));
+    const bool simple = native_ && view_.outer.n == 1 && view_.inner.last_stride() == sizeof(T) &&
+                        view_.inner.run(col) >= steps &&
+                        stride * static_cast<index_t>(sizeof(T)) == view_.outer.last_stride();
+    if (simple) {
+      const char* from = view_.data + view_.outer.offset(first) + view_.inner.offset(col);
+      active().of<T>().transpose(reinterpret_cast<const T*>(from), stride, count, steps, buffer, kMaxUnitRows);
+      return;
+    }
+    T row[kLaneSteps];
+    for (index_t i = 0; i < count; ++i) {
+      load_span(view_, view_.data + view_.outer.offset(first + i), view_.inner, col, steps, row);
+      for (index_t s = 0; s < steps; ++s) buffer[s * kMaxUnitRows + i] = row[s];
+    }
+  }
+
+  View view_;
+  bool native_;
+  Walk walk_;
+  index_t run_;
+};
+
+// scale <x_i, y_j> for points x (rows, depth) and y (cols, depth), computed tile by tile and never stored.
+template <class T>
+class DotScore {
+ public:
+  DotScore(const T* x, index_t rows, const T* y, index_t cols, index_t depth, T scale)
+      : x_(x), y_(y), rows_(rows), cols_(cols), depth_(depth), scale_(scale) {}
+
+  Plan plan() const { return Plan{rows_, cols_, rows_, kRows, kSegment}; }
+
+  template <class Reducer>
+  void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
+    const FamilyKernels<T>& kernels = active().of<T>();
+    std::vector<T> yt(static_cast<std::size_t>(depth_ * kCols)), scores(static_cast<std::size_t>(kRows * kCols));
+    for (index_t done = 0; done < cols; done += kCols) {
+      const index_t n = std::min(kCols, cols - done);
+      kernels.transpose(y_ + (col + done) * depth_, depth_, n, depth_, yt.data(), kCols);
+      kernels.dot_tile(x_ + first * depth_, depth_, yt.data(), kCols, count, n, depth_, scale_, scores.data());
+      for (index_t i = 0; i < count; ++i) reducer.row(i, scores.data() + i * kCols, n);
+    }
+  }
+
+ private:
+  static constexpr index_t kRows = 64, kCols = 256;  // a score tile of 64 KiB (float32), packed once for 64 rows
+  const T* x_;
+  const T* y_;
+  index_t rows_, cols_, depth_;
+  T scale_;
+};
+
+}  // namespace cpu
+}  // namespace entropic

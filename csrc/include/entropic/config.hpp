@@ -1,0 +1,45 @@
+// What every header of the mathematics shares.
+//
+// The headers below this folder hold formulas only: no Python, no threads, no allocation, no CUDA runtime.
+// They are compiled once per instruction set and once more for CUDA, so everything in them sits in an unnamed
+// namespace: a function with external linkage would be a weak symbol in several objects, and the linker may keep
+// the copy that was compiled for AVX-512 and call it on a machine that has none.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define ENTROPIC_HD __host__ __device__
+#else
+#define ENTROPIC_HD
+#endif
+
+#if defined(_MSC_VER) && !defined(__CUDACC__)
+#define ENTROPIC_INLINE ENTROPIC_HD __forceinline
+#else
+#define ENTROPIC_INLINE ENTROPIC_HD inline __attribute__((always_inline))
+#endif
+
+namespace entropic {
+
+using index_t = std::int64_t;
+
+// The log-sum state of a set of numbers x: their maximum m, and over all of them but one maximal element
+//   r = sum exp(x - m),   t = sum exp(x - m) (m - x).
+// Then logsumexp = m + log1p(r) and the entropy of softmax(x) = log1p(r) + t / (1 + r): sums of non-negative
+// terms, so nothing cancels. m ignores nan, which lives on in r. The empty set is (-inf, 0, 0).
+struct LogSum {
+  double m, r, t;
+};
+
+// The state of sum b exp(a) with weights b of any sign: exp(m) (hi + lo), an unevaluated sum of two doubles, so that
+// equal terms of opposite sign cancel exactly and a term of 1e-40 beside 1 is kept.
+struct SignedSum {
+  double m, hi, lo;
+};
+
+// What `finish` makes of a log-sum state.
+enum class Value : int { logsumexp, logmeanexp, entropy };
+
+}  // namespace entropic

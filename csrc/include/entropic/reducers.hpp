@@ -1,0 +1,453 @@
+// The reductions of a row of scores, over packs: the log-sum state, its signed form, and what is written from them.
+//
+// A run of scores is folded in blocks of 64 packs. Each block is summed under the present maximum m while its own
+// maximum is found (one read); only where that is larger than m is the block summed again, with its maximal elements
+// kept out of the sum and counted, so that "all but one maximal element" holds exactly. Inside a block the sums are in
+// the element type, at most 64 terms a lane by trees of four; between blocks they are float64.
+#pragma once
+
+#include <limits>
+
+#include "config.hpp"
+#include "math.hpp"
+
+namespace entropic {
+namespace {
+
+constexpr int kPacksPerBlock = 64;
+
+template <class T>
+constexpr T infinity() {
+  return std::numeric_limits<T>::infinity();
+}
+
+ENTROPIC_INLINE bool is_finite(double x) { return x - x == 0; }
+ENTROPIC_INLINE bool is_nan(double x) { return x != x; }
+
+ENTROPIC_INLINE double exp_of(double x) { return exp(Scalar<double>(x)).v; }
+ENTROPIC_INLINE double log1p_of(double x) { return log1p(Scalar<double>(x)).v; }
+
+// Mass and moment of a state as seen from a larger maximum, d = larger - m >= 0 and k = exp(-d): the element that was
+// kept out of r joins it. Works on packs and on scalars.
+template <class D>
+ENTROPIC_INLINE void seen_from(D d, D k, D& r, D& t) {
+  const D mass = r + D(1.0);
+  t = fma(mass, d, t) * k;
+  r = mass * k;
+}
+
+// The state of the union. Any nan stays in r; +inf wins over everything else.
+ENTROPIC_INLINE LogSum merge(LogSum a, LogSum b) {
+  if (b.m > a.m) {
+    const LogSum swap = a;
+    a = b;
+    b = swap;
+  }
+  if (b.m == -infinity<double>() || a.m == infinity<double>()) {
+    a.r += b.r * 0;  // nan, and only nan, comes through
+    return a;
+  }
+  const double d = a.m - b.m;
+  Scalar<double> r(b.r), t(b.t);
+  seen_from(Scalar<double>(d), Scalar<double>(exp_of(-d)), r, t);
+  a.r += r.v;
+  a.t += t.v;
+  return a;
+}
+
+template <class P, bool with_t>
+struct BlockSum {
+  using D = typename P::Wide;
+  D r[P::wide_parts], t[P::wide_parts];
+
+  ENTROPIC_INLINE void clear() {
+    for (int i = 0; i < P::wide_parts; ++i) r[i] = t[i] = D(0.0);
+  }
+  ENTROPIC_INLINE void add(P block_r, P block_t) {
+    D part[P::wide_parts];
+    block_r.widen(part);
+    for (int i = 0; i < P::wide_parts; ++i) r[i] = r[i] + part[i];
+    if (!with_t) return;
+    block_t.widen(part);
+    for (int i = 0; i < P::wide_parts; ++i) t[i] = t[i] + part[i];
+  }
+  // Moves what was gathered into the state. The sums were of e (x - m) 2^scale, hence the sign and the scale.
+  ENTROPIC_INLINE void flush(LogSum& s) {
+    constexpr double unscale = MathConstants<typename P::Element>::unscale;
+    D total_r = r[0], total_t = t[0];
+    for (int i = 1; i < P::wide_parts; ++i) {
+      total_r = total_r + r[i];
+      total_t = total_t + t[i];
+    }
+    s.r += total_r.sum() * unscale;
+    if (with_t) s.t -= total_t.sum() * unscale;
+    clear();
+  }
+};
+
+// One pack of a block: adds to the running maximum and returns exp(x - m), scaled; with `apart`, elements equal to m
+// are left out and counted.
+template <bool apart, class P>
+ENTROPIC_INLINE P block_term(P x, P m, P& top, P& ties, P& d) {
+  d = clamp_exponent(x - m);
+  P e = exp_scaled(d);
+  if (apart) {
+    const auto rest = not_equal(x, m);
+    e = zero_unless(rest, e);
+    ties = ties + (P(typename P::Element(1)) - zero_unless(rest, P(typename P::Element(1))));
+  } else {
+    top = pick_max(x, top);
+  }
+  return e;
+}
+
+// Sums one block of at most kPacksPerBlock packs under m. Returns the block's maximum, or with `apart` the number of
+// elements equal to m.
+template <class P, bool with_t, bool apart>
+ENTROPIC_INLINE double sum_block(const typename P::Element* x, index_t n, typename P::Element m,
+                                 BlockSum<P, with_t>& sum) {
+  using T = typename P::Element;
+  constexpr index_t w = P::width;
+  const P pm(m);
+  P top0(-infinity<T>()), top1 = top0;
+  P ties0(T(0)), ties1 = ties0;
+  P r0(T(0)), r1 = r0, t0 = r0, t1 = r0;
+  index_t j = 0;
+  for (; j + 4 * w <= n; j += 4 * w) {
+    P d0, d1, d2, d3;
+    const P e0 = block_term<apart>(P::load(x + j), pm, top0, ties0, d0);
+    const P e1 = block_term<apart>(P::load(x + j + w), pm, top1, ties1, d1);
+    const P e2 = block_term<apart>(P::load(x + j + 2 * w), pm, top0, ties0, d2);
+    const P e3 = block_term<apart>(P::load(x + j + 3 * w), pm, top1, ties1, d3);
+    r0 = r0 + (e0 + e1);
+    r1 = r1 + (e2 + e3);
+    if (with_t) {
+      t0 = t0 + fma(e0, d0, e1 * d1);
+      t1 = t1 + fma(e2, d2, e3 * d3);
+    }
+  }
+  for (; j < n; j += w) {
+    P d;
+    const P v = j + w <= n ? P::load(x + j) : P::load_partial(x + j, n - j, -infinity<T>());
+    const P e = block_term<apart>(v, pm, top0, ties0, d);
+    r0 = r0 + e;
+    if (with_t) t0 = fma(e, d, t0);
+  }
+  sum.add(r0 + r1, t0 + t1);
+  return apart ? (ties0 + ties1).sum() : static_cast<double>(pick_max(top0, top1).largest());
+}
+
+template <class P>
+ENTROPIC_INLINE typename P::Element block_max(const typename P::Element* x, index_t n) {
+  using T = typename P::Element;
+  constexpr index_t w = P::width;
+  P top0(-infinity<T>()), top1 = top0, top2 = top0, top3 = top0;
+  index_t j = 0;
+  for (; j + 4 * w <= n; j += 4 * w) {
+    top0 = pick_max(P::load(x + j), top0);
+    top1 = pick_max(P::load(x + j + w), top1);
+    top2 = pick_max(P::load(x + j + 2 * w), top2);
+    top3 = pick_max(P::load(x + j + 3 * w), top3);
+  }
+  for (; j + w <= n; j += w) top0 = pick_max(P::load(x + j), top0);
+  if (j < n) top1 = pick_max(P::load_partial(x + j, n - j, -infinity<T>()), top1);
+  return pick_max(pick_max(top0, top1), pick_max(top2, top3)).largest();
+}
+
+template <class P>
+ENTROPIC_INLINE bool block_has_nan(const typename P::Element* x, index_t n) {
+  using T = typename P::Element;
+  bool found = false;
+  for (index_t j = 0; j < n; j += P::width) {
+    const P v = j + P::width <= n ? P::load(x + j) : P::load_partial(x + j, n - j, T(0));
+    found |= any(not_equal(v, v));
+  }
+  return found;
+}
+
+// Folds n adjacent scores into a state.
+template <class P, bool with_t>
+ENTROPIC_INLINE void push_row(const typename P::Element* x, index_t n, LogSum& s) {
+  using T = typename P::Element;
+  constexpr index_t block = kPacksPerBlock * P::width;
+  BlockSum<P, with_t> sum;
+  sum.clear();
+  for (index_t j = 0; j < n; j += block) {
+    const index_t count = n - j < block ? n - j : block;
+    T top;
+    if (is_finite(s.m)) {
+      const BlockSum<P, with_t> before = sum;
+      top = static_cast<T>(sum_block<P, with_t, false>(x + j, count, static_cast<T>(s.m), sum));
+      if (!(top > static_cast<T>(s.m))) continue;
+      sum = before;
+      sum.flush(s);
+    } else {
+      top = block_max<P>(x + j, count);
+    }
+    if (!is_finite(top) || s.m == infinity<double>()) {  // nothing but -inf and nan so far, or an infinite maximum
+      if (top == infinity<T>()) s.m = infinity<double>();
+      if (block_has_nan<P>(x + j, count)) s.r = std::numeric_limits<double>::quiet_NaN();
+      else s.r *= 0;
+      continue;
+    }
+    if (s.m == -infinity<double>()) {
+      s.m = top;
+    } else {
+      Scalar<double> r(s.r), t(s.t);
+      const double d = static_cast<double>(top) - s.m;
+      seen_from(Scalar<double>(d), Scalar<double>(exp_of(-d)), r, t);
+      s = LogSum{static_cast<double>(top), r.v, t.v};
+    }
+    const double ties = sum_block<P, with_t, true>(x + j, count, top, sum);
+    s.r += ties - 1.0;
+    sum.flush(s);
+  }
+  sum.flush(s);
+}
+
+// Folds `rows` rows of `lanes` adjacent scores, `ld` apart, into one state per lane: row by row for each lane, at most
+// 16 rows at a time, so that float32 chains stay short.
+template <class P, bool with_t>
+ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
+                                    typename P::Element* m, double* r, double* t) {
+  using T = typename P::Element;
+  using D = typename P::Wide;
+  constexpr double unscale = MathConstants<T>::unscale;
+  const T ninf = -infinity<T>();
+  const bool full = lanes >= P::width;
+  auto load = [&](index_t i) { return full ? P::load(x + i * ld) : P::load_partial(x + i * ld, lanes, ninf); };
+  const P m_old = full ? P::load(m) : P::load_partial(m, lanes, ninf);
+  P top = m_old;
+  for (index_t i = 0; i < rows; ++i) top = pick_max(load(i), top);
+
+  P sum_r(T(0)), sum_t(T(0)), ties(T(0)), ignored;
+  const auto raised = greater(top, m_old);
+  const P spread = top - top;  // nan where the maximum is infinite
+  if (any(raised) || any(not_equal(spread, spread))) {
+    // A lane that holds only -inf subtracts 0 in place of its maximum: exp(-inf) is 0 and nan stays nan.
+    const P shift = select(equal(top, P(ninf)), P(T(0)), top);
+    for (index_t i = 0; i < rows; ++i) {
+      const P v = load(i);
+      const auto rest = not_equal(v, top);
+      const P d = clamp_exponent(v - shift);
+      const P e = zero_unless(rest, exp_scaled(d));
+      ties = ties + (P(T(1)) - zero_unless(rest, P(T(1))));
+      sum_r = sum_r + e;
+      if (with_t) sum_t = fma(e, zero_unless(rest, d), sum_t);
+    }
+    ties = zero_unless(not_equal(top, P(ninf)), ties - zero_unless(raised, P(T(1))));
+  } else {
+    for (index_t i = 0; i < rows; ++i) {
+      P d;
+      const P e = block_term<false>(load(i), top, ignored, ties, d);
+      sum_r = sum_r + e;
+      if (with_t) sum_t = fma(e, d, sum_t);
+    }
+  }
+
+  // The states are float64 whatever the element type.
+  D wide_old[P::wide_parts], wide_top[P::wide_parts], wide_r[P::wide_parts], wide_t[P::wide_parts],
+      wide_ties[P::wide_parts];
+  m_old.widen(wide_old);
+  top.widen(wide_top);
+  sum_r.widen(wide_r);
+  sum_t.widen(wide_t);
+  ties.widen(wide_ties);
+  for (int part = 0; part < P::wide_parts; ++part) {
+    const index_t first = part * D::width;
+    if (first >= lanes) break;
+    const bool whole = first + D::width <= lanes;
+    D state_r = whole ? D::load(r + first) : D::load_partial(r + first, lanes - first, 0.0);
+    D state_t = D(0.0);
+    if (with_t) state_t = whole ? D::load(t + first) : D::load_partial(t + first, lanes - first, 0.0);
+    const auto moved = greater(wide_top[part], wide_old[part]);
+    if (any(moved)) {
+      const auto was_empty = equal(wide_old[part], D(-infinity<double>()));
+      const D d = wide_top[part] - wide_old[part];
+      const D k = exp(D(0.0) - d);
+      D moved_r = state_r, moved_t = state_t;
+      seen_from(d, k, moved_r, moved_t);
+      moved_r = select(was_empty, state_r * D(0.0), moved_r);
+      moved_t = select(was_empty, D(0.0), moved_t);
+      state_r = select(moved, moved_r, state_r);
+      state_t = select(moved, moved_t, state_t);
+    }
+    state_r = fma(wide_r[part], D(unscale), state_r + wide_ties[part]);
+    if (with_t) state_t = fma(wide_t[part], D(-unscale), state_t);
+    double out[D::width];
+    if (whole) {
+      state_r.store(r + first);
+      if (with_t) state_t.store(t + first);
+    } else {
+      state_r.store(out);
+      for (index_t i = 0; first + i < lanes; ++i) r[first + i] = out[i];
+      if (with_t) {
+        state_t.store(out);
+        for (index_t i = 0; first + i < lanes; ++i) t[first + i] = out[i];
+      }
+    }
+  }
+  if (full) {
+    top.store(m);
+  } else {
+    T out[P::width];
+    top.store(out);
+    for (index_t i = 0; i < lanes; ++i) m[i] = out[i];
+  }
+}
+
+// What `write` makes of a score x under its row's state:
+//   probability: exp(x - m) (a + b (m - x)) is softmax with a = 1/(1+r), and the gradients of logsumexp and entropy
+//   log_probability: (x - m) - a with a = log1p(r).
+struct RowWrite {
+  double m, a, b;
+  bool log_probability;
+};
+
+template <class P, bool with_b>
+ENTROPIC_INLINE P probability(P x, P m, P a, P b) {
+  using C = MathConstants<typename P::Element>;
+  const P d = clamp_exponent(x - m);
+  const P e = exp_scaled(d) * P(C::unscale);
+  return with_b ? e * fma(P(typename P::Element(0)) - d, b, a) : e * a;
+}
+
+// exp(x - m) (a + b (m - x)) rounds differently from (x - m) - log1p(r), which keeps the relative accuracy of large
+// negative values; hence two forms.
+template <class P, int kind>
+ENTROPIC_INLINE P written(P x, P m, P a, P b) {
+  if (kind == 2) return (x - m) - a;
+  return probability<P, kind == 1>(x, m, a, b);
+}
+
+ENTROPIC_INLINE double log_sum(LogSum s) { return s.m + log1p_of(s.r); }
+
+template <class D>
+ENTROPIC_INLINE D finished(Value value, D m, D r, D t, D n) {
+  const D one(1.0), zero(0.0);
+  if (value == Value::entropy) {
+    const D h = log1p(r) + t / (r + one);
+    return fma(m - m, zero, h);  // an infinite maximum leaves no distribution: nan
+  }
+  if (value == Value::logsumexp) return m + log1p(r);
+  // log((1 + r) / n): near 1 through log1p of the excess, which cancels only what the inputs cancel.
+  const D excess = (r - (n - one)) / n;
+  const auto near = greater(excess, D(-0.5));
+  const D mean = select(near, log1p(select(near, excess, zero)), log((r + one) / n));
+  return m + select(equal(m, D(-infinity<double>())), r, mean);
+}
+
+// ---- signed sums -------------------------------------------------------------------------------------------------
+
+// hi + lo + x, exactly rounded into the pair (Knuth's two-sum, then the small parts).
+template <class D>
+ENTROPIC_INLINE void add_exact(D x, D& hi, D& lo) {
+  const D s = hi + x;
+  const D part = s - hi;
+  lo = lo + ((hi - (s - part)) + (x - part));
+  hi = s;
+}
+
+ENTROPIC_INLINE void renormalise(SignedSum& s) {
+  if (!is_finite(s.hi)) {
+    s.lo = 0;
+    return;
+  }
+  const double hi = s.hi + s.lo;
+  s.lo = is_finite(hi) ? s.lo - (hi - s.hi) : 0;
+  s.hi = hi;
+}
+
+ENTROPIC_INLINE void rescale(SignedSum& s, double larger) {
+  const double k = s.m == -infinity<double>() ? 1.0 : exp_of(s.m - larger);
+  // hi k as hi' + its rounding error, so that a sum that cancelled to its low part keeps it
+  const double hi = s.hi * k;
+  s.lo = fma(Scalar<double>(s.hi), Scalar<double>(k), Scalar<double>(-hi)).v + s.lo * k;
+  s.hi = hi;
+  s.m = larger;
+  renormalise(s);
+}
+
+ENTROPIC_INLINE SignedSum merge(SignedSum a, SignedSum b) {
+  const double top = b.m > a.m ? b.m : a.m;
+  if (top == infinity<double>()) {
+    // Sums at +inf hold only what is infinite or nan; finite terms beside them are nothing.
+    double total = 0;
+    total += a.m == top || !is_finite(a.hi) ? a.hi : 0;
+    total += b.m == top || !is_finite(b.hi) ? b.hi : 0;
+    return SignedSum{top, total, 0};
+  }
+  if (top != -infinity<double>()) {
+    rescale(a, top);
+    rescale(b, top);
+  }
+  const Scalar<double> x(b.hi);
+  Scalar<double> hi(a.hi), lo(a.lo);
+  add_exact(x, hi, lo);
+  SignedSum out{top, hi.v, lo.v + b.lo};
+  renormalise(out);
+  return out;
+}
+
+// Folds n <= one block of pairs (a, b) into the state. A term with b = 0 is nothing, whatever its a.
+template <class D>
+ENTROPIC_INLINE void push_signed(double* a, const double* b, index_t n, SignedSum& s) {
+  const double ninf = -infinity<double>();
+  for (index_t j = 0; j < n; ++j) a[j] = b[j] == 0 ? ninf : a[j];
+  const double top = block_max<D>(a, n);
+  if (top == infinity<double>() || s.m == infinity<double>()) {
+    SignedSum infinite{infinity<double>(), 0, 0};
+    for (index_t j = 0; j < n; ++j) {
+      if (b[j] == 0) continue;
+      const bool counts = a[j] == infinity<double>() || is_nan(a[j]) || !is_finite(b[j]);
+      if (counts) infinite.hi += b[j] * (a[j] == ninf ? 0.0 : infinity<double>()) + (is_nan(a[j]) ? a[j] : 0.0);
+    }
+    s = merge(s, infinite);
+    return;
+  }
+  if (top > s.m) rescale(s, top);
+  const D m(s.m == ninf ? 0.0 : s.m);
+  constexpr double unscale = MathConstants<double>::unscale;
+  D hi(0.0), lo(0.0);
+  for (index_t j = 0; j < n; j += D::width) {
+    const bool whole = j + D::width <= n;
+    const D va = whole ? D::load(a + j) : D::load_partial(a + j, n - j, ninf);
+    const D vb = whole ? D::load(b + j) : D::load_partial(b + j, n - j, 0.0);
+    add_exact(vb * (exp_scaled(clamp_exponent(va - m)) * D(unscale)), hi, lo);
+  }
+  double lane_hi[D::width], lane_lo[D::width];
+  hi.store(lane_hi);
+  lo.store(lane_lo);
+  for (int i = 0; i < D::width; ++i) s = merge(s, SignedSum{s.m, lane_hi[i], is_finite(lane_hi[i]) ? lane_lo[i] : 0});
+}
+
+// log|hi + lo|, by log1p where the sum is near 1 so that its low part counts.
+ENTROPIC_INLINE double log_abs(double hi, double lo) {
+  if (hi < 0) {
+    hi = -hi;
+    lo = -lo;
+  }
+  if (hi > 0.5 && hi < 2) return log1p_of((hi - 1) + lo);
+  return log(Scalar<double>(hi)).v + (is_finite(hi) && hi > 0 ? lo / hi : 0.0);
+}
+
+// ---- running sums ------------------------------------------------------------------------------------------------
+
+// One step of a running log-sum in every lane: (m, r) takes x and the log-sum so far is returned. +inf stays, nan too.
+template <class D>
+ENTROPIC_INLINE D scan_step(D x, D& m, D& r) {
+  const auto above = greater(x, m);
+  const D top = select(above, x, m);
+  const D low = select(above, m, x);
+  const auto level = equal(low, top);  // also inf beside inf, whose difference is nan
+  const D k = select(level, D(1.0), exp(low - top));
+  const auto nothing = equal(low, D(-infinity<double>()));
+  const D grown = select(above, (r + D(1.0)) * k, r + k);
+  // x = -inf adds nothing, and so does an empty state; what remains of r is 0 or nan.
+  r = select(nothing, select(above, r * D(0.0), r), grown);
+  m = top;
+  return m + log1p(r);
+}
+
+}  // namespace
+}  // namespace entropic

@@ -1,0 +1,62 @@
+"""Entropic computations for NumPy and CuPy, compiled.
+
+Every public function is here and in the module of its family: :mod:`entropic.logits` (log-sum-exp, softmax, entropies
+of logits).
+"""
+
+import importlib.util as _importlib_util
+import sys as _sys
+from pathlib import Path as _Path
+
+if _importlib_util.find_spec("entropic._core") is None:
+    # This is the source folder, found before the installed package because Python was started in its parent: step
+    # aside for the installed one.
+    _here = _Path(__file__).resolve().parent
+    for _entry in _sys.path:
+        _folder = _Path(_entry or ".").resolve() / "entropic"
+        if _folder != _here and any(_folder.glob("_core.*")):
+            __path__[:] = [str(_folder)]
+            break
+    else:
+        raise ImportError(
+            f"entropic is not compiled: {_here} is the source folder, and no installed entropic was found. "
+            "Install it with: python -m pip install ."
+        )
+
+from ._config import force_isa_from_environment as _force_isa_from_environment
+from ._config import show_config
+from ._core import version as __version__
+from ._errors import ConvergenceWarning, DeviceError
+from ._threads import get_num_threads, num_threads, set_num_threads
+from ._vjp import vjp
+from .logits import (
+    LogSumExp,
+    log_softmax,
+    logcumsumexp,
+    logmeanexp,
+    logsumexp,
+    segment_logsumexp,
+    softmax,
+    softmax_entropy,
+)
+
+_force_isa_from_environment()
+
+__all__ = [
+    "ConvergenceWarning",
+    "DeviceError",
+    "LogSumExp",
+    "__version__",
+    "get_num_threads",
+    "log_softmax",
+    "logcumsumexp",
+    "logmeanexp",
+    "logsumexp",
+    "num_threads",
+    "segment_logsumexp",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+    "softmax_entropy",
+    "vjp",
+]
