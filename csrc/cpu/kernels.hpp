@@ -14,7 +14,9 @@ template <class T>
 struct FamilyKernels {
   // Folds n scores into a state.
   void (*push_row)(const T* x, index_t n, bool with_t, LogSum* s);
-  // Folds `rows` x `lanes` scores, rows `ld` apart, into one state a lane.
+  // Folds `rows` x `lanes` scores, rows `ld` apart, into one state a lane; at most 16 rows and lanes of 8192
+  // bytes, and m, r and t
+  // have room for 16 lanes more.
   void (*push_lanes)(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* t);
   // out[i] = value of state i.
   void (*finish)(Value value, const LogSum* s, index_t count, double n, T* out);

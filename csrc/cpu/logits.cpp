@@ -115,9 +115,11 @@ class UnitWriter {
       a[i] = static_cast<T>(c.a);
       b[i] = static_cast<T>(c.b);
     }
-    alignas(64) T buffer[kLaneSteps * kMaxUnitRows];
+    alignas(64) T buffer[kLaneBuffer];
+    const index_t buffer_ld = lane_stride(count);
     const bool rows_adjacent = native_ && out_.outer.last_stride() == sizeof(T) && out_.outer.run(first) >= count;
-    score_.each_lane_tile(first, count, col, cols, [&](index_t j, index_t steps, const T* x, index_t ld) {
+    const index_t limit = std::min(kLaneSteps, kLaneBuffer / buffer_ld);
+    score_.each_lane_tile(first, count, col, cols, limit, [&](index_t j, index_t steps, const T* x, index_t ld) {
       const index_t out_ld = steps > 1 ? (out_.inner.offset(j + 1) - out_.inner.offset(j)) : index_t(sizeof(T));
       const bool ready = rows_adjacent && out_.inner.run(j) >= steps && out_ld % index_t(sizeof(T)) == 0;
       if (ready) {
@@ -125,18 +127,19 @@ class UnitWriter {
         kernels.write_lanes(mapper_.what(), x, ld, steps, count, m, a, b, to, out_ld / index_t(sizeof(T)));
         return;
       }
-      kernels.write_lanes(mapper_.what(), x, ld, steps, count, m, a, b, buffer, kMaxUnitRows);
-      store_tile(first, count, j, steps, buffer);
+      kernels.write_lanes(mapper_.what(), x, ld, steps, count, m, a, b, buffer, buffer_ld);
+      store_tile(first, count, j, steps, buffer, buffer_ld);
     });
   }
 
-  void store_tile(index_t first, index_t count, index_t col, index_t steps, const T* buffer) const {
+  void store_tile(index_t first, index_t count, index_t col, index_t steps, const T* buffer,
+                  index_t ld) const {
     const bool adjacent = native_ && out_.inner.last_stride() == sizeof(T) && out_.inner.run(col) >= steps;
     T row[kLaneSteps];
     for (index_t i = 0; i < count; ++i) {
       char* base = out_.data + out_.outer.offset(first + i);
       T* to = adjacent ? reinterpret_cast<T*>(base + out_.inner.offset(col)) : row;
-      for (index_t s = 0; s < steps; ++s) to[s] = buffer[s * kMaxUnitRows + i];
+      for (index_t s = 0; s < steps; ++s) to[s] = buffer[s * ld + i];
       if (!adjacent) store_span(out_, base, out_.inner, col, steps, row);
     }
   }
@@ -224,6 +227,7 @@ class SignedReducer {
  public:
   using State = SignedSum;
   explicit SignedReducer(const Kernels& kernels) : kernels_(kernels) {}
+  SignedReducer(const SignedReducer& other) : kernels_(other.kernels_) {}
   void begin(index_t count) {
     for (index_t i = 0; i < count; ++i) states_[i] = SignedSum{-HUGE_VAL, 0, 0};
   }

@@ -53,6 +53,7 @@ struct Pack<double> {
   using Mask = __m128d;
   using Wide = Pack<double>;
   static constexpr int width = 2, wide_parts = 1;
+  static constexpr bool has_table = false;
   __m128d v;
   Pack() = default;
   ENTROPIC_INLINE Pack(__m128d x) : v(x) {}
@@ -75,6 +76,7 @@ struct Pack<float> {
   using Mask = __m128;
   using Wide = Pack<double>;
   static constexpr int width = 4, wide_parts = 2;
+  static constexpr bool has_table = false;
   __m128 v;
   Pack() = default;
   ENTROPIC_INLINE Pack(__m128 x) : v(x) {}
@@ -107,6 +109,7 @@ struct Pack<float> {
   ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return _mm_cmpgt_##suffix(a.v, b.v); }                        \
   ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return _mm_cmpeq_##suffix(a.v, b.v); }                          \
   ENTROPIC_INLINE Vector not_equal(Pack<T> a, Pack<T> b) { return _mm_cmpneq_##suffix(a.v, b.v); }                     \
+  ENTROPIC_INLINE Vector above_or_nan(Pack<T> a, Pack<T> b) { return _mm_cmpnle_##suffix(a.v, b.v); }                  \
   ENTROPIC_INLINE bool any(Vector mask) { return _mm_movemask_##suffix(mask) != 0; }                                   \
   ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm_and_##suffix(mask, a.v); }                  \
   ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) {                                                  \
@@ -147,6 +150,7 @@ struct Pack<double> {
   using Mask = __m256d;
   using Wide = Pack<double>;
   static constexpr int width = 4, wide_parts = 1;
+  static constexpr bool has_table = false;
   __m256d v;
   Pack() = default;
   ENTROPIC_INLINE Pack(__m256d x) : v(x) {}
@@ -171,6 +175,7 @@ struct Pack<float> {
   using Mask = __m256;
   using Wide = Pack<double>;
   static constexpr int width = 8, wide_parts = 2;
+  static constexpr bool has_table = false;
   __m256 v;
   Pack() = default;
   ENTROPIC_INLINE Pack(__m256 x) : v(x) {}
@@ -205,6 +210,7 @@ struct Pack<float> {
   ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_GT_OQ); }           \
   ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_EQ_OQ); }             \
   ENTROPIC_INLINE Vector not_equal(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_NEQ_UQ); }        \
+  ENTROPIC_INLINE Vector above_or_nan(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_NLE_UQ); }     \
   ENTROPIC_INLINE bool any(Vector mask) { return _mm256_movemask_##suffix(mask) != 0; }                                \
   ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm256_and_##suffix(mask, a.v); }               \
   ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) {                                                  \
@@ -245,6 +251,7 @@ struct Pack<double> {
   using Mask = __mmask8;
   using Wide = Pack<double>;
   static constexpr int width = 8, wide_parts = 1;
+  static constexpr bool has_table = true;
   __m512d v;
   Pack() = default;
   ENTROPIC_INLINE Pack(__m512d x) : v(x) {}
@@ -258,6 +265,19 @@ struct Pack<double> {
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
   static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return _mm512_reduce_add_pd(v); }
+  // 2^(n/16) where the low bits of t, seen as an integer, hold n. The entries are the bits of 2^(j/16) less j shifted to
+  // where n's last four bits will be added.
+  static ENTROPIC_INLINE Pack exp2_of_16ths(Pack t) {
+    const __m512i first = _mm512_setr_epi64(
+        0x3ff0000000000000, 0x3fefb5586cf9890f, 0x3fef72b83c7d517b, 0x3fef387a6e756238,
+        0x3fef06fe0a31b715, 0x3feedea64c123422, 0x3feebfdad5362a27, 0x3feeab07dd485429);
+    const __m512i second = _mm512_setr_epi64(
+        0x3feea09e667f3bcd, 0x3feea11473eb0187, 0x3feeace5422aa0db, 0x3feec49182a3f090,
+        0x3feee89f995ad3ad, 0x3fef199bdd85529c, 0x3fef5818dcfba487, 0x3fefa4afa2a490da);
+    const __m512i n = _mm512_castpd_si512(t.v);
+    return _mm512_castsi512_pd(
+        _mm512_add_epi64(_mm512_permutex2var_epi64(first, n, second), _mm512_slli_epi64(n, 48)));
+  }
   ENTROPIC_INLINE double largest() const { return _mm512_reduce_max_pd(v); }
 };
 
@@ -267,6 +287,7 @@ struct Pack<float> {
   using Mask = __mmask16;
   using Wide = Pack<double>;
   static constexpr int width = 16, wide_parts = 2;
+  static constexpr bool has_table = true;
   __m512 v;
   Pack() = default;
   ENTROPIC_INLINE Pack(__m512 x) : v(x) {}
@@ -290,6 +311,13 @@ struct Pack<float> {
     return _mm512_reduce_add_pd(_mm512_add_pd(part[0].v, part[1].v));
   }
   ENTROPIC_INLINE float largest() const { return _mm512_reduce_max_ps(v); }
+  static ENTROPIC_INLINE Pack exp2_of_16ths(Pack t) {
+    const __m512i table = _mm512_setr_epi32(
+        0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+        0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d);
+    const __m512i n = _mm512_castps_si512(t.v);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_permutexvar_epi32(n, table), _mm512_slli_epi32(n, 19)));
+  }
 };
 
 #define ENTROPIC_AVX512_ARITHMETIC(T, suffix, isuffix, MaskType, shift)                                                \
@@ -304,6 +332,9 @@ struct Pack<float> {
   ENTROPIC_INLINE MaskType equal(Pack<T> a, Pack<T> b) { return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_EQ_OQ); }    \
   ENTROPIC_INLINE MaskType not_equal(Pack<T> a, Pack<T> b) {                                                           \
     return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NEQ_UQ);                                                          \
+  }                                                                                                                    \
+  ENTROPIC_INLINE MaskType above_or_nan(Pack<T> a, Pack<T> b) {                                                        \
+    return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NLE_UQ);                                                          \
   }                                                                                                                    \
   ENTROPIC_INLINE bool any(MaskType mask) { return mask != 0; }                                                        \
   ENTROPIC_INLINE Pack<T> zero_unless(MaskType mask, Pack<T> a) { return _mm512_maskz_mov_##suffix(mask, a.v); }       \
@@ -342,6 +373,7 @@ struct Pack<double> {
   using Mask = uint64x2_t;
   using Wide = Pack<double>;
   static constexpr int width = 2, wide_parts = 1;
+  static constexpr bool has_table = false;
   float64x2_t v;
   Pack() = default;
   ENTROPIC_INLINE Pack(float64x2_t x) : v(x) {}
@@ -364,6 +396,7 @@ struct Pack<float> {
   using Mask = uint32x4_t;
   using Wide = Pack<double>;
   static constexpr int width = 4, wide_parts = 2;
+  static constexpr bool has_table = false;
   float32x4_t v;
   Pack() = default;
   ENTROPIC_INLINE Pack(float32x4_t x) : v(x) {}
@@ -404,10 +437,13 @@ struct Pack<float> {
 ENTROPIC_NEON_ARITHMETIC(float, 32, uint32x4_t)
 ENTROPIC_NEON_ARITHMETIC(double, 64, uint64x2_t)
 
-ENTROPIC_INLINE uint32x4_t not_equal(Pack<float> a, Pack<float> b) { return vmvnq_u32(equal(a, b)); }
-ENTROPIC_INLINE uint64x2_t not_equal(Pack<double> a, Pack<double> b) {
-  return vreinterpretq_u64_u32(vmvnq_u32(vreinterpretq_u32_u64(equal(a, b))));
+ENTROPIC_INLINE uint64x2_t invert(uint64x2_t mask) {
+  return vreinterpretq_u64_u32(vmvnq_u32(vreinterpretq_u32_u64(mask)));
 }
+ENTROPIC_INLINE uint32x4_t not_equal(Pack<float> a, Pack<float> b) { return vmvnq_u32(equal(a, b)); }
+ENTROPIC_INLINE uint64x2_t not_equal(Pack<double> a, Pack<double> b) { return invert(equal(a, b)); }
+ENTROPIC_INLINE uint32x4_t above_or_nan(Pack<float> a, Pack<float> b) { return vmvnq_u32(vcleq_f32(a.v, b.v)); }
+ENTROPIC_INLINE uint64x2_t above_or_nan(Pack<double> a, Pack<double> b) { return invert(vcleq_f64(a.v, b.v)); }
 ENTROPIC_INLINE bool any(uint32x4_t mask) { return vmaxvq_u32(mask) != 0; }
 ENTROPIC_INLINE bool any(uint64x2_t mask) { return vmaxvq_u32(vreinterpretq_u32_u64(mask)) != 0; }
 ENTROPIC_INLINE Pack<float> add_exponent(Pack<float> p, Pack<float> t) {

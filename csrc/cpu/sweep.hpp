@@ -16,9 +16,11 @@
 namespace entropic {
 namespace cpu {
 
-constexpr index_t kMaxUnitRows = 512;
+constexpr index_t kLaneBytes = 8192;  // of adjacent rows in a unit: long enough for memory to stream
+constexpr index_t kMaxUnitRows = kLaneBytes / 4;
 constexpr index_t kTile = 1024;    // adjacent scores that are converted or computed at a time
-constexpr index_t kLaneSteps = 16;  // columns at a time when rows are lanes: short float32 chains
+constexpr index_t kLaneSteps = 16;  // columns at a time when rows are lanes
+constexpr index_t kPad = 16;        // lanes of the widest pack: kernels write whole packs
 
 // Rows are cut in runs of `run` rows (the last dimension in memory), runs in units of `unit_rows`, columns in segments.
 // The cut depends on the array alone, so results do not depend on the number of threads.
@@ -91,16 +93,20 @@ class LogSumReducer {
  public:
   using State = LogSum;
   LogSumReducer(const Kernels& kernels, bool with_t) : kernels_(kernels), with_t_(with_t) {}
+  // Each unit makes its own from a prototype, whose states mean nothing and are not copied.
+  LogSumReducer(const LogSumReducer& other) : kernels_(other.kernels_), with_t_(other.with_t_) {}
 
   void begin(index_t count) {
     count_ = count;
-    lanes_used_ = false;
-    for (index_t i = 0; i < count; ++i) states_[i] = LogSum{-HUGE_VAL, 0, 0};
+    started_ = lanes_used_ = false;
   }
-  void row(index_t i, const T* x, index_t n) { kernels_.of<T>().push_row(x, n, with_t_, &states_[i]); }
+  void row(index_t i, const T* x, index_t n) {
+    if (!started_) start();
+    kernels_.of<T>().push_row(x, n, with_t_, &states_[i]);
+  }
   void lanes(const T* x, index_t ld, index_t steps, index_t n) {
     if (!lanes_used_) {
-      for (index_t i = 0; i < n; ++i) {
+      for (index_t i = 0; i < n + kPad; ++i) {
         m_[i] = -static_cast<T>(HUGE_VAL);
         r_[i] = t_[i] = 0;
       }
@@ -109,6 +115,7 @@ class LogSumReducer {
     kernels_.of<T>().push_lanes(x, ld, steps, n, with_t_, m_, r_, t_);
   }
   const LogSum* states() {
+    if (!started_ && !lanes_used_) start();  // rows without elements
     if (lanes_used_)
       for (index_t i = 0; i < count_; ++i) states_[i] = LogSum{static_cast<double>(m_[i]), r_[i], t_[i]};
     return states_;
@@ -116,12 +123,17 @@ class LogSumReducer {
   LogSum merged(LogSum a, LogSum b) const { return kernels_.merge(a, b); }
 
  private:
+  void start() {
+    for (index_t i = 0; i < count_; ++i) states_[i] = LogSum{-HUGE_VAL, 0, 0};
+    started_ = true;
+  }
+
   const Kernels& kernels_;
-  bool with_t_, lanes_used_ = false;
+  bool with_t_, started_ = false, lanes_used_ = false;
   index_t count_ = 0;
   LogSum states_[kMaxUnitRows];
-  T m_[kMaxUnitRows];
-  double r_[kMaxUnitRows], t_[kMaxUnitRows];
+  T m_[kMaxUnitRows + kPad];
+  double r_[kMaxUnitRows + kPad], t_[kMaxUnitRows + kPad];
 };
 
 // ---- scores ------------------------------------------------------------------------------------------------------
@@ -130,6 +142,11 @@ template <class T>
 constexpr DType native_dtype() {
   return sizeof(T) == 4 ? DType::f32 : DType::f64;
 }
+
+// Rows of a tile that was gathered: whole packs, and never a power of two apart, which would put a column's elements in
+// one set of the cache.
+inline index_t lane_stride(index_t lanes) { return (lanes + 15) / 16 * 16 + 16; }
+constexpr index_t kLaneBuffer = kLaneSteps * (kMaxUnitRows / 2 + 16);
 
 // A stored array, read as T. Rows are lanes where neighbouring rows are adjacent in memory and the elements of a row
 // are not, and where rows are too short to fill packs by themselves.
@@ -149,7 +166,7 @@ class StoredScore {
   Plan plan() const {
     const index_t rows = view_.rows(), cols = view_.cols();
     if (walk_ == Walk::rows) return row_plan(rows, cols);
-    const index_t unit = walk_ == Walk::lanes ? static_cast<index_t>(2048 / sizeof(T)) : 128;
+    const index_t unit = walk_ == Walk::lanes ? kLaneBytes / static_cast<index_t>(sizeof(T)) : kShortRows;
     return lane_plan(rows, cols, run_, unit);
   }
   bool rows_are_lanes() const { return walk_ != Walk::rows; }
@@ -157,7 +174,7 @@ class StoredScore {
   template <class Reducer>
   void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
     if (walk_ != Walk::rows) {
-      each_lane_tile(first, count, col, cols, [&](index_t, index_t steps, const T* x, index_t ld) {
+      each_lane_tile(first, count, col, cols, kLaneSteps, [&](index_t, index_t steps, const T* x, index_t ld) {
         reducer.lanes(x, ld, steps, count);
       });
       return;
@@ -185,23 +202,26 @@ class StoredScore {
     }
   }
 
-  // f(column, steps, scores, ld): scores[s * ld + i] is row first + i at column + s.
+  // f(column, steps, scores, ld): scores[s * ld + i] is row first + i at column + s; at most `limit` steps.
   template <class F>
-  void each_lane_tile(index_t first, index_t count, index_t col, index_t cols, F f) const {
-    alignas(64) T buffer[kLaneSteps * kMaxUnitRows];
+  void each_lane_tile(index_t first, index_t count, index_t col, index_t cols, index_t limit, F f) const {
+    alignas(64) T buffer[kLaneBuffer];
+    const index_t buffer_ld = lane_stride(count);
     const char* base = view_.data;
     if (walk_ == Walk::lanes) base += view_.outer.offset(first);
     const index_t ld = view_.inner.last_stride() / static_cast<index_t>(sizeof(T));
-    const bool ready = native_ && walk_ == Walk::lanes && ld * static_cast<index_t>(sizeof(T)) == view_.inner.last_stride();
+    const bool ready =
+        native_ && walk_ == Walk::lanes && ld * static_cast<index_t>(sizeof(T)) == view_.inner.last_stride();
+    const index_t most = ready ? limit : std::min(limit, kLaneBuffer / buffer_ld);
     for (index_t done = 0; done < cols;) {
       const index_t j = col + done;
-      index_t steps = std::min(kLaneSteps, cols - done);
+      index_t steps = std::min(most, cols - done);
       if (ready) {
         steps = std::min(steps, view_.inner.run(j));
         f(j, steps, reinterpret_cast<const T*>(base + view_.inner.offset(j)), ld);
       } else {
-        gather_lanes(first, count, j, steps, buffer);
-        f(j, steps, static_cast<const T*>(buffer), kMaxUnitRows);
+        gather_lanes(first, count, j, steps, buffer, buffer_ld);
+        f(j, steps, static_cast<const T*>(buffer), buffer_ld);
       }
       done += steps;
     }
@@ -211,12 +231,13 @@ class StoredScore {
 
  private:
   enum class Walk { rows, lanes, transposed };
-  static constexpr index_t kShortRow = 32;
+  static constexpr index_t kShortRow = 32, kShortRows = 256;  // rows this short are lanes, so many to a unit
 
-  void gather_lanes(index_t first, index_t count, index_t col, index_t steps, T* buffer) const {
+  void gather_lanes(index_t first, index_t count, index_t col, index_t steps, T* buffer,
+                    index_t ld) const {
     if (walk_ == Walk::lanes) {
       for (index_t s = 0; s < steps; ++s)
-        load_span(view_, view_.data + view_.inner.offset(col + s), view_.outer, first, count, buffer + s * kMaxUnitRows);
+        load_span(view_, view_.data + view_.inner.offset(col + s), view_.outer, first, count, buffer + s * ld);
       return;
     }
     const index_t stride = view_.outer.last_stride() / static_cast<index_t>(sizeof(T));
@@ -225,13 +246,13 @@ class StoredScore {
                         stride * static_cast<index_t>(sizeof(T)) == view_.outer.last_stride();
     if (simple) {
       const char* from = view_.data + view_.outer.offset(first) + view_.inner.offset(col);
-      active().of<T>().transpose(reinterpret_cast<const T*>(from), stride, count, steps, buffer, kMaxUnitRows);
+      active().of<T>().transpose(reinterpret_cast<const T*>(from), stride, count, steps, buffer, ld);
       return;
     }
     T row[kLaneSteps];
     for (index_t i = 0; i < count; ++i) {
       load_span(view_, view_.data + view_.outer.offset(first + i), view_.inner, col, steps, row);
-      for (index_t s = 0; s < steps; ++s) buffer[s * kMaxUnitRows + i] = row[s];
+      for (index_t s = 0; s < steps; ++s) buffer[s * ld + i] = row[s];
     }
   }
 

@@ -17,11 +17,8 @@ void push_row_of(const T* x, index_t n, bool with_t, LogSum* s) {
 
 template <class T>
 void push_lanes_of(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* t) {
-  using P = NativePack<T>;
-  for (index_t j = 0; j < lanes; j += P::width) {
-    if (with_t) push_lane_pack<P, true>(x + j, ld, rows, lanes - j, m + j, r + j, t + j);
-    else push_lane_pack<P, false>(x + j, ld, rows, lanes - j, m + j, r + j, t + j);
-  }
+  if (with_t) push_lane_tile<NativePack<T>, true>(x, ld, rows, lanes, m, r, t);
+  else push_lane_tile<NativePack<T>, false>(x, ld, rows, lanes, m, r, t);
 }
 
 template <class T>
@@ -121,6 +118,7 @@ void transpose_of(const T* x, index_t stride, index_t rows, index_t cols, T* out
   index_t r = 0;
   for (; r + tile <= rows; r += tile) {
     const T* from = x + r * stride;
+    for (index_t i = 0; i < tile * cols; i += 64 / index_t(sizeof(T))) ENTROPIC_PREFETCH(from + 4 * tile * stride + i);
     for (index_t c = 0; c < cols; ++c) {
       T* to = out + c * ld + r;
       for (index_t i = 0; i < tile; ++i) to[i] = from[i * stride + c];

@@ -21,6 +21,12 @@
 #define ENTROPIC_INLINE ENTROPIC_HD inline __attribute__((always_inline))
 #endif
 
+#if defined(__GNUC__) && !defined(__CUDA_ARCH__)
+#define ENTROPIC_PREFETCH(address) __builtin_prefetch(address, 0, 2)
+#else
+#define ENTROPIC_PREFETCH(address) static_cast<void>(address)
+#endif
+
 namespace entropic {
 
 using index_t = std::int64_t;

@@ -89,7 +89,7 @@ struct BlockSum {
 // are left out and counted.
 template <bool apart, class P>
 ENTROPIC_INLINE P block_term(P x, P m, P& top, P& ties, P& d) {
-  d = clamp_exponent(x - m);
+  d = x - m;
   P e = exp_scaled(d);
   if (apart) {
     const auto rest = not_equal(x, m);
@@ -102,10 +102,10 @@ ENTROPIC_INLINE P block_term(P x, P m, P& top, P& ties, P& d) {
 }
 
 // Sums one block of at most kPacksPerBlock packs under m. Returns the block's maximum, or with `apart` the number of
-// elements equal to m.
-template <class P, bool with_t, bool apart>
+// elements equal to m. What lies `ahead` elements further on is fetched meanwhile.
+template <class P, bool with_t, bool apart, bool fetches = false>
 ENTROPIC_INLINE double sum_block(const typename P::Element* x, index_t n, typename P::Element m,
-                                 BlockSum<P, with_t>& sum) {
+                                 BlockSum<P, with_t>& sum, index_t ahead = 0) {
   using T = typename P::Element;
   constexpr index_t w = P::width;
   const P pm(m);
@@ -114,6 +114,8 @@ ENTROPIC_INLINE double sum_block(const typename P::Element* x, index_t n, typena
   P r0(T(0)), r1 = r0, t0 = r0, t1 = r0;
   index_t j = 0;
   for (; j + 4 * w <= n; j += 4 * w) {
+    if (fetches)
+      for (index_t line = 0; line < 4 * w; line += 64 / sizeof(T)) ENTROPIC_PREFETCH(x + j + ahead + line);
     P d0, d1, d2, d3;
     const P e0 = block_term<apart>(P::load(x + j), pm, top0, ties0, d0);
     const P e1 = block_term<apart>(P::load(x + j + w), pm, top1, ties1, d1);
@@ -165,60 +167,102 @@ ENTROPIC_INLINE bool block_has_nan(const typename P::Element* x, index_t n) {
   return found;
 }
 
-// Folds n adjacent scores into a state.
+// nothing but -inf and nan so far, or an infinite maximum: only nan can still change the outcome.
+template <class P>
+ENTROPIC_INLINE void push_degenerate(const typename P::Element* x, index_t n, double top, LogSum& s) {
+  if (top == infinity<double>()) s.m = top;
+  if (block_has_nan<P>(x, n)) s.r = std::numeric_limits<double>::quiet_NaN();
+  else s.r *= 0;
+}
+
+// Moves a state to a larger finite maximum, which is kept out of r.
+ENTROPIC_INLINE void raise(LogSum& s, double top) {
+  if (s.m != -infinity<double>()) {
+    Scalar<double> r(s.r), t(s.t);
+    const double d = top - s.m;
+    seen_from(Scalar<double>(d), Scalar<double>(exp_of(-d)), r, t);
+    s.r = r.v;
+    s.t = t.v;
+  }
+  s.m = top;
+}
+
+// The first blocks of a row: here most maxima would be overtaken, so the maximum of all of them is found first. That
+// pass waits for memory, unless the sums of the blocks before have fetched what it reads.
 template <class P, bool with_t>
-ENTROPIC_INLINE void push_row(const typename P::Element* x, index_t n, LogSum& s) {
+ENTROPIC_INLINE void push_head(const typename P::Element* x, index_t n, LogSum& s) {
   using T = typename P::Element;
   constexpr index_t block = kPacksPerBlock * P::width;
+  T top = -infinity<T>();
+  index_t top_at = 0;
+  for (index_t j = 0; j < n; j += block) {
+    const T here = block_max<P>(x + j, n - j < block ? n - j : block);
+    if (here > top) {
+      top = here;
+      top_at = j;
+    }
+  }
+  if (!is_finite(top)) return push_degenerate<P>(x, n, top, s);
+  raise(s, top);
   BlockSum<P, with_t> sum;
   sum.clear();
   for (index_t j = 0; j < n; j += block) {
     const index_t count = n - j < block ? n - j : block;
-    T top;
-    if (is_finite(s.m)) {
-      const BlockSum<P, with_t> before = sum;
-      top = static_cast<T>(sum_block<P, with_t, false>(x + j, count, static_cast<T>(s.m), sum));
-      if (!(top > static_cast<T>(s.m))) continue;
-      sum = before;
-      sum.flush(s);
-    } else {
-      top = block_max<P>(x + j, count);
+    if (j == top_at) s.r += sum_block<P, with_t, true, true>(x + j, count, top, sum, n) - 1.0;
+    else sum_block<P, with_t, false, true>(x + j, count, top, sum, n);
+  }
+  sum.flush(s);
+}
+
+// Folds n adjacent scores into a state.
+template <class P, bool with_t>
+ENTROPIC_INLINE void push_row(const typename P::Element* x, index_t n, LogSum& s) {
+  using T = typename P::Element;
+  constexpr index_t block = kPacksPerBlock * P::width, head = 4 * block;
+  index_t j = 0;
+  for (; j < n && !is_finite(s.m); j += head) {
+    const index_t count = n - j < head ? n - j : head;
+    if (s.m == infinity<double>()) push_degenerate<P>(x + j, count, s.m, s);
+    else push_head<P, with_t>(x + j, count, s);
+  }
+  BlockSum<P, with_t> sum;
+  sum.clear();
+  for (; j < n; j += block) {
+    const index_t count = n - j < block ? n - j : block;
+    const BlockSum<P, with_t> before = sum;
+    const T top = static_cast<T>(sum_block<P, with_t, false>(x + j, count, static_cast<T>(s.m), sum));
+    if (!(top > static_cast<T>(s.m))) continue;
+    sum = before;
+    sum.flush(s);
+    if (top == infinity<T>()) {
+      push_degenerate<P>(x + j, n - j, top, s);
+      return;
     }
-    if (!is_finite(top) || s.m == infinity<double>()) {  // nothing but -inf and nan so far, or an infinite maximum
-      if (top == infinity<T>()) s.m = infinity<double>();
-      if (block_has_nan<P>(x + j, count)) s.r = std::numeric_limits<double>::quiet_NaN();
-      else s.r *= 0;
-      continue;
-    }
-    if (s.m == -infinity<double>()) {
-      s.m = top;
-    } else {
-      Scalar<double> r(s.r), t(s.t);
-      const double d = static_cast<double>(top) - s.m;
-      seen_from(Scalar<double>(d), Scalar<double>(exp_of(-d)), r, t);
-      s = LogSum{static_cast<double>(top), r.v, t.v};
-    }
-    const double ties = sum_block<P, with_t, true>(x + j, count, top, sum);
-    s.r += ties - 1.0;
+    raise(s, top);
+    s.r += sum_block<P, with_t, true>(x + j, count, top, sum) - 1.0;
     sum.flush(s);
   }
   sum.flush(s);
 }
 
-// Folds `rows` rows of `lanes` adjacent scores, `ld` apart, into one state per lane: row by row for each lane, at most
-// 16 rows at a time, so that float32 chains stay short.
+// Folds one pack of lanes of a tile, `rows` rows that are `ld` apart, into one state a lane. `top` holds the larger of
+// the lanes' old maxima m and the tile's. `next` is where the next tile lies in memory: it is fetched meanwhile.
 template <class P, bool with_t>
 ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
+                                    const typename P::Element* next, index_t next_ld, const typename P::Element* tops,
                                     typename P::Element* m, double* r, double* t) {
   using T = typename P::Element;
   using D = typename P::Wide;
   constexpr double unscale = MathConstants<T>::unscale;
   const T ninf = -infinity<T>();
+  const bool line_starts = P::width * sizeof(T) >= 64 || reinterpret_cast<std::uintptr_t>(next) % 64 < P::width * sizeof(T);
   const bool full = lanes >= P::width;
-  auto load = [&](index_t i) { return full ? P::load(x + i * ld) : P::load_partial(x + i * ld, lanes, ninf); };
-  const P m_old = full ? P::load(m) : P::load_partial(m, lanes, ninf);
-  P top = m_old;
-  for (index_t i = 0; i < rows; ++i) top = pick_max(load(i), top);
+  auto load = [&](const T* p) { return full ? P::load(p) : P::load_partial(p, lanes, ninf); };
+  auto row = [&](index_t i) {
+    if (line_starts) ENTROPIC_PREFETCH(next + i * next_ld);
+    return load(x + i * ld);
+  };
+  const P m_old = load(m), top = load(tops);
 
   P sum_r(T(0)), sum_t(T(0)), ties(T(0)), ignored;
   const auto raised = greater(top, m_old);
@@ -227,9 +271,9 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
     // A lane that holds only -inf subtracts 0 in place of its maximum: exp(-inf) is 0 and nan stays nan.
     const P shift = select(equal(top, P(ninf)), P(T(0)), top);
     for (index_t i = 0; i < rows; ++i) {
-      const P v = load(i);
+      const P v = row(i);
       const auto rest = not_equal(v, top);
-      const P d = clamp_exponent(v - shift);
+      P d = v - shift;
       const P e = zero_unless(rest, exp_scaled(d));
       ties = ties + (P(T(1)) - zero_unless(rest, P(T(1))));
       sum_r = sum_r + e;
@@ -237,15 +281,26 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
     }
     ties = zero_unless(not_equal(top, P(ninf)), ties - zero_unless(raised, P(T(1))));
   } else {
-    for (index_t i = 0; i < rows; ++i) {
+    // Trees of four keep float32 chains short.
+    index_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+      P d0, d1, d2, d3;
+      const P e0 = block_term<false>(row(i), top, ignored, ties, d0);
+      const P e1 = block_term<false>(row(i + 1), top, ignored, ties, d1);
+      const P e2 = block_term<false>(row(i + 2), top, ignored, ties, d2);
+      const P e3 = block_term<false>(row(i + 3), top, ignored, ties, d3);
+      sum_r = sum_r + ((e0 + e1) + (e2 + e3));
+      if (with_t) sum_t = sum_t + (fma(e0, d0, e1 * d1) + fma(e2, d2, e3 * d3));
+    }
+    for (; i < rows; ++i) {
       P d;
-      const P e = block_term<false>(load(i), top, ignored, ties, d);
+      const P e = block_term<false>(row(i), top, ignored, ties, d);
       sum_r = sum_r + e;
       if (with_t) sum_t = fma(e, d, sum_t);
     }
   }
 
-  // The states are float64 whatever the element type.
+  // The states are float64 whatever the element type; they are padded to whole packs.
   D wide_old[P::wide_parts], wide_top[P::wide_parts], wide_r[P::wide_parts], wide_t[P::wide_parts],
       wide_ties[P::wide_parts];
   m_old.widen(wide_old);
@@ -254,12 +309,9 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
   sum_t.widen(wide_t);
   ties.widen(wide_ties);
   for (int part = 0; part < P::wide_parts; ++part) {
-    const index_t first = part * D::width;
-    if (first >= lanes) break;
-    const bool whole = first + D::width <= lanes;
-    D state_r = whole ? D::load(r + first) : D::load_partial(r + first, lanes - first, 0.0);
-    D state_t = D(0.0);
-    if (with_t) state_t = whole ? D::load(t + first) : D::load_partial(t + first, lanes - first, 0.0);
+    double* to_r = r + part * D::width;
+    double* to_t = t + part * D::width;
+    D state_r = D::load(to_r), state_t = D::load(to_t);
     const auto moved = greater(wide_top[part], wide_old[part]);
     if (any(moved)) {
       const auto was_empty = equal(wide_old[part], D(-infinity<double>()));
@@ -272,28 +324,47 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
       state_r = select(moved, moved_r, state_r);
       state_t = select(moved, moved_t, state_t);
     }
-    state_r = fma(wide_r[part], D(unscale), state_r + wide_ties[part]);
-    if (with_t) state_t = fma(wide_t[part], D(-unscale), state_t);
-    double out[D::width];
-    if (whole) {
-      state_r.store(r + first);
-      if (with_t) state_t.store(t + first);
-    } else {
-      state_r.store(out);
-      for (index_t i = 0; first + i < lanes; ++i) r[first + i] = out[i];
-      if (with_t) {
-        state_t.store(out);
-        for (index_t i = 0; first + i < lanes; ++i) t[first + i] = out[i];
-      }
+    fma(wide_r[part], D(unscale), state_r + wide_ties[part]).store(to_r);
+    if (with_t) fma(wide_t[part], D(-unscale), state_t).store(to_t);
+  }
+  top.store(m);
+}
+
+// Folds a tile of `rows` rows of `lanes` adjacent scores, `ld` apart, into one state a lane. m, r and t have room for
+// whole packs. At most kLaneRows rows, and lanes of kLaneBytes.
+constexpr index_t kLaneRows = 16, kLaneBytes = 8192;
+
+template <class P, bool with_t>
+ENTROPIC_INLINE void push_lane_tile(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
+                                    typename P::Element* m, double* r, double* t) {
+  using T = typename P::Element;
+  constexpr index_t most = kLaneBytes / sizeof(T), copy_ld = most + 16;
+  // Rows far apart tend to fall into one set of the cache: the second pass then reads a copy.
+  const bool copies = ld > copy_ld;
+  alignas(64) T copy[kLaneRows * copy_ld];
+  // The maxima row by row: this is what reads memory, and it reads it in order.
+  T top[most];
+  const index_t whole = lanes / P::width * P::width, rest = lanes - whole;
+  for (index_t j = 0; j < whole; j += P::width) P::load(m + j).store(top + j);
+  if (rest) P::load_partial(m + whole, rest, -infinity<T>()).store(top + whole);
+  for (index_t i = 0; i < rows; ++i) {
+    const T* from = x + i * ld;
+    T* to = copy + i * copy_ld;
+    for (index_t j = 0; j < whole; j += P::width) {
+      const P v = P::load(from + j);
+      pick_max(v, P::load(top + j)).store(top + j);
+      if (copies) v.store(to + j);
+    }
+    if (rest) {
+      const P v = P::load_partial(from + whole, rest, -infinity<T>());
+      pick_max(v, P::load(top + whole)).store(top + whole);
+      if (copies) v.store(to + whole);
     }
   }
-  if (full) {
-    top.store(m);
-  } else {
-    T out[P::width];
-    top.store(out);
-    for (index_t i = 0; i < lanes; ++i) m[i] = out[i];
-  }
+  const T* tile = copies ? copy : x;
+  const index_t tile_ld = copies ? copy_ld : ld;
+  for (index_t j = 0; j < lanes; j += P::width)
+    push_lane_pack<P, with_t>(tile + j, tile_ld, rows, lanes - j, x + rows * ld + j, ld, top + j, m + j, r + j, t + j);
 }
 
 // What `write` makes of a score x under its row's state:
@@ -307,7 +378,7 @@ struct RowWrite {
 template <class P, bool with_b>
 ENTROPIC_INLINE P probability(P x, P m, P a, P b) {
   using C = MathConstants<typename P::Element>;
-  const P d = clamp_exponent(x - m);
+  P d = x - m;
   const P e = exp_scaled(d) * P(C::unscale);
   return with_b ? e * fma(P(typename P::Element(0)) - d, b, a) : e * a;
 }
@@ -413,7 +484,8 @@ ENTROPIC_INLINE void push_signed(double* a, const double* b, index_t n, SignedSu
     const bool whole = j + D::width <= n;
     const D va = whole ? D::load(a + j) : D::load_partial(a + j, n - j, ninf);
     const D vb = whole ? D::load(b + j) : D::load_partial(b + j, n - j, 0.0);
-    add_exact(vb * (exp_scaled(clamp_exponent(va - m)) * D(unscale)), hi, lo);
+    D d = va - m;
+    add_exact(vb * (exp_scaled(d) * D(unscale)), hi, lo);
   }
   double lane_hi[D::width], lane_lo[D::width];
   hi.store(lane_hi);

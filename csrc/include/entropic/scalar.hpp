@@ -42,6 +42,7 @@ struct Scalar {
   using Wide = Scalar<double>;
   static constexpr int width = 1;
   static constexpr int wide_parts = 1;
+  static constexpr bool has_table = false;  // no exp2_of_16ths
 
   T v;
   Scalar() = default;
@@ -72,6 +73,8 @@ template <class T> ENTROPIC_INLINE bool greater(Scalar<T> a, Scalar<T> b) { retu
 template <class T> ENTROPIC_INLINE bool equal(Scalar<T> a, Scalar<T> b) { return a.v == b.v; }
 // True for nan as well.
 template <class T> ENTROPIC_INLINE bool not_equal(Scalar<T> a, Scalar<T> b) { return a.v != b.v; }
+// Not a <= b: true for nan as well.
+template <class T> ENTROPIC_INLINE bool above_or_nan(Scalar<T> a, Scalar<T> b) { return !(a.v <= b.v); }
 ENTROPIC_INLINE bool any(bool mask) { return mask; }
 template <class T> ENTROPIC_INLINE Scalar<T> select(bool mask, Scalar<T> a, Scalar<T> b) { return mask ? a.v : b.v; }
 template <class T> ENTROPIC_INLINE Scalar<T> zero_unless(bool mask, Scalar<T> a) { return mask ? a.v : T(0); }
