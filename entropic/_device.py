@@ -27,7 +27,7 @@ def _as_rows(backend: Backend, x: Array, axes: tuple[int, ...]) -> Array:
 
 
 def device_reduce(
-    func: str, cuda: Any, backend: Backend, x: Array, axis: Any, keepdims: bool, out: Any, value: int
+    func: str, cuda: Any, backend: Backend, name: str, x: Array, axis: Any, keepdims: bool, out: Any, value: int
 ) -> Array:
     """A plain reduction of a device array: one value for each row."""
     library = sys.modules[backend.library]
@@ -37,7 +37,7 @@ def device_reduce(
         raise DeviceError(f"{func}: `out` is not supported on {backend.device}")
     dtype = str(x.dtype).removeprefix("torch.")
     if dtype.startswith("complex") or dtype in ("object", "float128"):
-        raise TypeError(f"{func}: `a` must be real, got dtype {dtype}")
+        raise TypeError(f"{func}: `{name}` must be real, got dtype {dtype}")
     if dtype not in _FLOATS:
         x = x.to(library.float64) if backend.library == "torch" else x.astype("float64")
         dtype = "float64"

@@ -55,6 +55,14 @@ def _float_dtype(x: np.ndarray) -> np.dtype:
     return x.dtype.newbyteorder("=")
 
 
+def _cast(result: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Results in the caller's type; what a half type cannot hold becomes inf, as in arithmetic, without a warning."""
+    if result.dtype == dtype:
+        return result
+    with np.errstate(over="ignore", invalid="ignore"):
+        return result.astype(dtype)
+
+
 def _scalar_or_array(result: np.ndarray) -> Any:
     return result[()] if result.ndim == 0 else result
 
@@ -76,13 +84,14 @@ def _check_ndim(func: str, x: np.ndarray) -> None:
         raise ValueError(f"{func}: arrays of more than 63 dimensions are not supported, got {x.ndim}")
 
 
-def _reduce(func: str, a: Array, axis: Any, keepdims: bool, out: Any, value: int) -> Any:
-    """A plain reduction: one value for each row."""
-    backend = backend_of(func, a=a, out=out)
+def _reduce(func: str, name: str, a: Array, axis: Any, keepdims: bool, out: Any, value: int) -> Any:
+    """A plain reduction of the argument called `name`: one value for each row."""
+    backend = backend_of(func, **{name: a, "out": out})
     if backend.on_cuda:
-        return device_reduce(func, cuda_module(func, "a", backend.device), backend, a, axis, keepdims, out, value)
-    x = to_numpy(func, "a", a)
-    _check_real(func, "a", x)
+        cuda = cuda_module(func, name, backend.device)
+        return device_reduce(func, cuda, backend, name, a, axis, keepdims, out, value)
+    x = to_numpy(func, name, a)
+    _check_real(func, name, x)
     _check_ndim(func, x)
     axes = normalize_axes(func, axis, x.ndim)
     dtype = _float_dtype(x)
@@ -90,7 +99,7 @@ def _reduce(func: str, a: Array, axis: Any, keepdims: bool, out: Any, value: int
     if out is not None:
         shape = kept_shape(x.shape, axes, bool(keepdims))
         out_array = check_out(func, to_numpy(func, "out", out), shape, dtype, x)
-    result = _core.reduce(x, axes_mask(axes), bool(keepdims), value).astype(dtype, copy=False)
+    result = _cast(_core.reduce(x, axes_mask(axes), bool(keepdims), value), dtype)
     return _deliver(backend, result, out, out_array)
 
 
@@ -174,7 +183,7 @@ def logsumexp(
         if quick is not None:
             return quick
     if b is None and not return_sign and not _is_complex(a):
-        return _reduce("logsumexp", a, axis, keepdims, out, _LOGSUMEXP)
+        return _reduce("logsumexp", "a", a, axis, keepdims, out, _LOGSUMEXP)
     return _weighted_logsumexp(a, axis, b, keepdims, return_sign, out)
 
 
@@ -225,11 +234,11 @@ def _weighted_logsumexp(a: Array, axis: Any, b: Array | None, keepdims: bool, re
         log_abs, sign = _complex_log(*parts) if is_complex else _signed_log(parts[0])
         if not return_sign:
             log_abs = log_abs + 1j * np.arctan2(sign.imag, sign.real) if is_complex else _nan_if_negative(log_abs, sign)
-    result = log_abs.astype(value_dtype, copy=False).reshape(shape)
+    result = _cast(log_abs, value_dtype).reshape(shape)
     value = _deliver(backend, result, out, out_array)
     if not return_sign:
         return value
-    return value, backend.wrap(_scalar_or_array(sign.astype(dtype, copy=False).reshape(shape)))
+    return value, backend.wrap(_scalar_or_array(_cast(sign, dtype).reshape(shape)))
 
 
 def _nan_if_negative(log_abs: np.ndarray, sign: np.ndarray) -> np.ndarray:
@@ -294,7 +303,7 @@ def logmeanexp(
     >>> float(entropic.logmeanexp([0.3, 0.3, 0.3]))
     0.3
     """
-    return _reduce("logmeanexp", a, axis, keepdims, out, _LOGMEANEXP)
+    return _reduce("logmeanexp", "a", a, axis, keepdims, out, _LOGMEANEXP)
 
 
 def softmax_entropy(
@@ -341,7 +350,7 @@ def softmax_entropy(
     5.57...e-12
     """
     log_base = check_base("softmax_entropy", base)
-    value = _reduce("softmax_entropy", logits, axis, False, None, _ENTROPY)
+    value = _reduce("softmax_entropy", "logits", logits, axis, False, None, _ENTROPY)
     return value if log_base == 1.0 else value / log_base
 
 
@@ -552,7 +561,7 @@ def segment_logsumexp(a: Array, segment_ids: Array, num_segments: int | None = N
         raise ValueError(f"{func}: `a` must have at least one dimension, got a scalar")
     ids, count = _segment_ids(func, segment_ids, x.shape[0], num_segments)
     states = _core.reduce_segments(x, ids, count)
-    return backend.wrap(_core.finish_states(states, _LOGSUMEXP).astype(_float_dtype(x), copy=False))
+    return backend.wrap(_cast(_core.finish_states(states, _LOGSUMEXP), _float_dtype(x)))
 
 
 # ---- streams ---------------------------------------------------------------------------------------------------------
@@ -792,9 +801,9 @@ def _logsumexp_rule(
             shifted = np.where(np.isneginf(full_x), 0.0, shifted) * _cotangent(func, g, shape).reshape(kept)
             # A weight of 0 makes nothing of its term, infinite terms too.
             by_a = np.where(full_b == 0, 0.0, shifted * full_b)
-        grads = [_unbroadcast(by_a, x.shape).astype(_float_dtype(x), copy=False)]
+        grads = [_cast(_unbroadcast(by_a, x.shape), _float_dtype(x))]
         if "b" in wrt:
-            grads.append(_unbroadcast(shifted, weights.shape).astype(_float_dtype(weights), copy=False))
+            grads.append(_cast(_unbroadcast(shifted, weights.shape), _float_dtype(weights)))
         return tuple(backend.wrap(_scalar_or_array(grad)) for grad in grads)
 
     return value, weighted
@@ -874,7 +883,7 @@ def _log_softmax_rule(x: Array, axis: Any = None, *, wrt: tuple[str, ...] = ()) 
 
 def _gradient_of_map(source: np.ndarray, axes: tuple[int, ...], grad: np.ndarray) -> np.ndarray:
     without_mass = np.isneginf(source).all(axis=axes, keepdims=True)
-    return np.where(without_mass, 0.0, grad).astype(_float_dtype(source), copy=False)
+    return _cast(np.where(without_mass, 0.0, grad), _float_dtype(source))
 
 
 @rule_for(logcumsumexp)
@@ -897,7 +906,7 @@ def _logcumsumexp_rule(
                 for kept in (cotangent > 0, cotangent < 0)
             ]
         grad = np.where(np.isneginf(wide), 0.0, parts[0] - parts[1])
-        return (backend.wrap(grad.astype(_float_dtype(x), copy=False)),)
+        return (backend.wrap(_cast(grad, _float_dtype(x))),)
 
     return value, pullback
 
@@ -916,7 +925,7 @@ def _segment_logsumexp_rule(
         y = np.asarray(to_numpy(func, "value", value), dtype=np.float64)
         with np.errstate(invalid="ignore"):
             grad = cotangent[ids] * np.exp(x.astype(np.float64) - y[ids])
-        grad = np.where(np.isneginf(x), 0.0, grad).astype(_float_dtype(x), copy=False)
-        return backend.wrap(grad), None  # ids have no gradient
+        grad = np.where(np.isneginf(x), 0.0, grad)
+        return backend.wrap(_cast(grad, _float_dtype(x))), None  # ids have no gradient
 
     return value, pullback

@@ -41,6 +41,7 @@ struct Kernels {
   FamilyKernels<float> f32;
   FamilyKernels<double> f64;
   LogSum (*merge)(LogSum, LogSum);
+  double (*prepare_signed)(double* a, const double* b, index_t n);
   void (*push_signed)(double* a, const double* b, index_t n, SignedSum* s);
   SignedSum (*merge_signed)(SignedSum, SignedSum);
   double (*log_abs)(double hi, double lo);

@@ -8,6 +8,12 @@ namespace entropic {
 namespace cpu {
 namespace {
 
+// What takes a unit's states to their place among all rows'.
+template <class State>
+auto copy_to(State* out) {
+  return [out](index_t first, index_t count, const State* states) { std::copy_n(states, count, out + first); };
+}
+
 template <class T>
 bool reduce_values_as(const View& x, Value value, T* out) {
   const Kernels& kernels = active();
@@ -21,10 +27,7 @@ bool reduce_values_as(const View& x, Value value, T* out) {
 
 template <class T>
 bool reduce_states_as(const View& x, LogSum* out) {
-  return reduce_rows(StoredScore<T>(x), LogSumReducer<T>(active(), true),
-                     [&](index_t first, index_t count, const LogSum* states) {
-                       std::copy_n(states, count, out + first);
-                     });
+  return reduce_rows(StoredScore<T>(x), LogSumReducer<T>(active(), true), copy_to(out));
 }
 
 // m and the coefficients a, b of `Write` for one row.
@@ -165,9 +168,7 @@ bool map_rows_as(const View& x, RowMap map, const double* cotangent, const View&
       writer.write(first, count, 0, plan.cols, states);
     });
   std::vector<LogSum> states(static_cast<std::size_t>(plan.rows));
-  const bool reduced = reduce_rows(score, reducer, [&](index_t first, index_t count, const LogSum* s) {
-    std::copy_n(s, count, states.data() + first);
-  });
+  const bool reduced = reduce_rows(score, reducer, copy_to(states.data()));
   const index_t segments = plan.segments();
   return reduced && for_units(plan.row_units() * segments, plan.rows * plan.cols, [&](index_t work) {
     const index_t unit = work / segments, seg = work % segments, first = plan.first_row(unit);
@@ -223,13 +224,32 @@ class WeightedScore {
   Part part_;
 };
 
+// The largest exponent of each row's terms.
+class TopReducer {
+ public:
+  using State = double;
+  explicit TopReducer(const Kernels& kernels) : kernels_(kernels) {}
+  void begin(index_t, index_t count) { std::fill_n(tops_, count, -HUGE_VAL); }
+  void row(index_t i, double* a, const double* b, index_t n) {
+    tops_[i] = std::max(tops_[i], kernels_.prepare_signed(a, b, n));
+  }
+  const double* states() const { return tops_; }
+  double merged(double a, double b) const { return std::max(a, b); }
+
+ private:
+  const Kernels& kernels_;
+  double tops_[64];
+};
+
+// Sums under maxima that are known: were they raised on the way, equal terms of opposite sign on either side of the
+// raise would be rounded differently and not cancel.
 class SignedReducer {
  public:
   using State = SignedSum;
-  explicit SignedReducer(const Kernels& kernels) : kernels_(kernels) {}
-  SignedReducer(const SignedReducer& other) : kernels_(other.kernels_) {}
-  void begin(index_t count) {
-    for (index_t i = 0; i < count; ++i) states_[i] = SignedSum{-HUGE_VAL, 0, 0};
+  SignedReducer(const Kernels& kernels, const double* tops) : kernels_(kernels), tops_(tops) {}
+  SignedReducer(const SignedReducer& other) : SignedReducer(other.kernels_, other.tops_) {}
+  void begin(index_t first, index_t count) {
+    for (index_t i = 0; i < count; ++i) states_[i] = SignedSum{tops_[first + i], 0, 0};
   }
   void row(index_t i, double* a, const double* b, index_t n) { kernels_.push_signed(a, b, n, &states_[i]); }
   const SignedSum* states() const { return states_; }
@@ -237,14 +257,15 @@ class SignedReducer {
 
  private:
   const Kernels& kernels_;
+  const double* tops_;
   SignedSum states_[64];
 };
 
 bool reduce_weighted(const View& x, const View* b, WeightedScore::Part part, SignedSum* out) {
-  return reduce_rows(WeightedScore(x, b, part), SignedReducer(active()),
-                     [&](index_t first, index_t count, const SignedSum* states) {
-                       std::copy_n(states, count, out + first);
-                     });
+  const WeightedScore score(x, b, part);
+  std::vector<double> tops(static_cast<std::size_t>(x.rows()));
+  return reduce_rows(score, TopReducer(active()), copy_to(tops.data())) &&
+         reduce_rows(score, SignedReducer(active(), tops.data()), copy_to(out));
 }
 
 // ---- running sums ------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 // A *score* is a matrix of rows x cols numbers that need not be stored. It says how its rows are best grouped
 // (`plan`) and hands the tiles of a unit of work to a reducer: `reducer.row(i, x, n)` for n adjacent scores of the
 // unit's row i, or, where neighbouring rows are adjacent in memory, `reducer.lanes(x, ld, steps, n)` for the unit's n
-// rows at `steps` columns. A *reducer* holds the states of one unit's rows.
+// rows at `steps` columns. A *reducer* holds the states of one unit's rows, from
+// `begin(first_row, count)` to `states()`.
 #pragma once
 
 #include <algorithm>
@@ -63,7 +64,7 @@ bool reduce_rows(const Score& score, const Reducer& prototype, Finish finish) {
     return for_units(units, elements, [&](index_t unit) {
       const index_t first = plan.first_row(unit), count = plan.row_count(unit);
       Reducer reducer(prototype);
-      reducer.begin(count);
+      reducer.begin(first, count);
       score.visit(first, count, 0, plan.cols, reducer);
       finish(first, count, reducer.states());
     });
@@ -73,7 +74,7 @@ bool reduce_rows(const Score& score, const Reducer& prototype, Finish finish) {
     const index_t unit = work / segments, seg = work % segments;
     const index_t first = plan.first_row(unit), count = plan.row_count(unit);
     Reducer reducer(prototype);
-    reducer.begin(count);
+    reducer.begin(first, count);
     score.visit(first, count, plan.first_col(seg), plan.col_count(seg), reducer);
     std::copy_n(reducer.states(), count, partial.data() + seg * plan.rows + first);
   });
@@ -96,7 +97,7 @@ class LogSumReducer {
   // Each unit makes its own from a prototype, whose states mean nothing and are not copied.
   LogSumReducer(const LogSumReducer& other) : kernels_(other.kernels_), with_t_(other.with_t_) {}
 
-  void begin(index_t count) {
+  void begin(index_t, index_t count) {
     count_ = count;
     started_ = lanes_used_ = false;
   }

@@ -170,6 +170,7 @@ void log1p_array(const T* x, index_t n, T* out) {
 LogSum merge_states(LogSum a, LogSum b) { return merge(a, b); }
 SignedSum merge_signed_states(SignedSum a, SignedSum b) { return merge(a, b); }
 double log_abs_of(double hi, double lo) { return log_abs(hi, lo); }
+double prepare_signed_of(double* a, const double* b, index_t n) { return prepare_signed<NativePack<double>>(a, b, n); }
 void push_signed_of(double* a, const double* b, index_t n, SignedSum* s) { push_signed<NativePack<double>>(a, b, n, *s); }
 
 void scan_lanes(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r) {
@@ -210,7 +211,7 @@ namespace cpu {
 extern const Kernels ENTROPIC_KERNELS;
 const Kernels ENTROPIC_KERNELS = {
     kName,           NativePack<float>::width, ENTROPIC_FAMILY(float), ENTROPIC_FAMILY(double), merge_states,
-    push_signed_of, merge_signed_states,      log_abs_of,             scan_lanes,
+    prepare_signed_of, push_signed_of, merge_signed_states, log_abs_of, scan_lanes,
 };
 }  // namespace cpu
 }  // namespace entropic

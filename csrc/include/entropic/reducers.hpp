@@ -405,7 +405,8 @@ ENTROPIC_INLINE D finished(Value value, D m, D r, D t, D n) {
   const D excess = (r - (n - one)) / n;
   const auto near = greater(excess, D(-0.5));
   const D mean = select(near, log1p(select(near, excess, zero)), log((r + one) / n));
-  return m + select(equal(m, D(-infinity<double>())), r, mean);
+  // All -inf: -inf or nan, as r has it; of no elements at all there is no mean, which 0 / 0 says.
+  return m + select(equal(m, D(-infinity<double>())), r * n / n, mean);
 }
 
 // ---- signed sums -------------------------------------------------------------------------------------------------
@@ -460,12 +461,18 @@ ENTROPIC_INLINE SignedSum merge(SignedSum a, SignedSum b) {
   return out;
 }
 
-// Folds n <= one block of pairs (a, b) into the state. A term with b = 0 is nothing, whatever its a.
+// The largest a whose term counts: one with b = 0 is nothing, whatever its a, which becomes -inf.
+template <class D>
+ENTROPIC_INLINE double prepare_signed(double* a, const double* b, index_t n) {
+  for (index_t j = 0; j < n; ++j) a[j] = b[j] == 0 ? -infinity<double>() : a[j];
+  return block_max<D>(a, n);
+}
+
+// Folds n pairs (a, b) into the state.
 template <class D>
 ENTROPIC_INLINE void push_signed(double* a, const double* b, index_t n, SignedSum& s) {
   const double ninf = -infinity<double>();
-  for (index_t j = 0; j < n; ++j) a[j] = b[j] == 0 ? ninf : a[j];
-  const double top = block_max<D>(a, n);
+  const double top = prepare_signed<D>(a, b, n);
   if (top == infinity<double>() || s.m == infinity<double>()) {
     SignedSum infinite{infinity<double>(), 0, 0};
     for (index_t j = 0; j < n; ++j) {

@@ -1,0 +1,1 @@
+"""Short, slow, obvious references: the truth for every backend and instruction set."""
