@@ -110,6 +110,8 @@ def backend_of(func: str, **arrays: Any) -> Backend:
             if getattr(x, "requires_grad", False):
                 raise TypeError(f"{func}: `{name}` requires grad, which would be lost; pass {name}.detach()")
             device = _describe_device(func, name, x)
+        elif hasattr(x, "__array__"):  # pandas, xarray and others that hand out a NumPy array
+            library, device = "numpy", "cpu"
         else:
             raise TypeError(
                 f"{func}: `{name}` must be an array (NumPy, CuPy, or any with DLPack), got {type(x).__qualname__}"
@@ -142,8 +144,10 @@ def to_numpy(func: str, name: str, x: Any) -> np.ndarray:
             x = x.view(sys.modules["torch"].int16).numpy().view(ml_dtypes.bfloat16)
         elif library == "jax":
             x = np.asarray(x)  # a view for host arrays, bfloat16 included
-        else:
+        elif hasattr(x, "__dlpack__"):
             x = np.from_dlpack(x)
+        else:
+            x = np.asarray(x)
     array: np.ndarray = x
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise TypeError(f"{func}: `{name}` must hold numbers, got dtype {array.dtype}")

@@ -124,7 +124,7 @@ def run_demo(output: str, stream: TextIO) -> int:
                 f"{r.peer_seconds / r.seconds:>7.1f}x  {r.difference:<11.1e}{r.peer}\n"
             )
     figure = Figure(figsize=(8, 3 * len(parts)), dpi=120)
-    for part, (_, draw) in zip(np.atleast_1d(figure.subfigures(len(parts), 1)), parts, strict=True):
+    for part, (_, draw) in zip(figure.subfigures(len(parts), 1, squeeze=False).flat, parts, strict=True):
         draw(part)
     figure.savefig(output)
     stream.write(f"\npicture: {output}\n")

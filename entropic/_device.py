@@ -50,9 +50,7 @@ def device_reduce(
         source, target = rows.data_ptr(), result.data_ptr()
         strides = tuple(rows.stride())
         device, stream = x.device.index or 0, library.cuda.current_stream(x.device).cuda_stream
-        scratch = library.empty(
-            cuda.scratch_bytes(rows.shape[0], rows.shape[1]), dtype=library.uint8, device=x.device
-        )
+        scratch = library.empty(cuda.scratch_bytes(rows.shape[0], rows.shape[1]), dtype=library.uint8, device=x.device)
         scratch_pointer = scratch.data_ptr()
     else:
         with x.device:

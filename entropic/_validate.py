@@ -71,7 +71,7 @@ def check_out(func: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, *inp
 def overlaps(a: np.ndarray, b: np.ndarray) -> bool:
     """Do two arrays share an element? True where that would take long to find out."""
     try:
-        return bool(np.shares_memory(a, b, max_work=10000))
+        return bool(np.shares_memory(a, b, max_work=10000))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 

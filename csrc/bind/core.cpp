@@ -1,7 +1,9 @@
 // The module entropic._core: configuration, threads, and every family's functions.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <string>
+#include <vector>
 
 #include "../cpu/dispatch.hpp"
 #include "../cpu/pool.hpp"
@@ -18,20 +20,12 @@ bool signals_pending() {
   return PyErr_CheckSignals() != 0;
 }
 
-py::list isa_compiled() {
+std::vector<std::string> isa_names(bool all) {
   int count;
   const cpu::IsaInfo* isas = cpu::compiled_isas(count);
-  py::list names;
-  for (int i = 0; i < count; ++i) names.append(isas[i].kernels->name);
-  return names;
-}
-
-py::list isa_available() {
-  int count;
-  const cpu::IsaInfo* isas = cpu::compiled_isas(count);
-  py::list names;
+  std::vector<std::string> names;
   for (int i = 0; i < count; ++i)
-    if (isas[i].runs_here) names.append(isas[i].kernels->name);
+    if (all || isas[i].runs_here) names.emplace_back(isas[i].kernels->name);
   return names;
 }
 
@@ -40,8 +34,8 @@ py::list isa_available() {
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   cpu::set_interrupt_check(signals_pending);
   m.attr("version") = ENTROPIC_VERSION;
-  m.def("isa_compiled", &isa_compiled);
-  m.def("isa_available", &isa_available);
+  m.def("isa_compiled", [] { return isa_names(true); });
+  m.def("isa_available", [] { return isa_names(false); });
   m.def("isa_active", [] { return std::string(cpu::active().name); });
   m.def("isa_float_lanes", [] { return cpu::active().float_lanes; });
   m.def("force_isa", [](const std::string& name) { return cpu::force_isa(name.c_str()); }, py::arg("name"));

@@ -104,7 +104,7 @@ Dense<double> reduce_states(const py::array& a, std::uint64_t axes) {
 }
 
 // a and b have one shape. Returns the fields of the real sums, and for complex input those of the imaginary ones.
-py::tuple reduce_signed(const py::array& a, const std::optional<py::array>& b, std::uint64_t axes, bool is_complex) {
+std::vector<Dense<double>> reduce_signed(const py::array& a, const std::optional<py::array>& b, std::uint64_t axes, bool is_complex) {
   cpu::View x = view_of(a, axes), weights;
   if (b) {
     weights = view_of(*b, axes);
@@ -122,10 +122,9 @@ py::tuple reduce_signed(const py::array& a, const std::optional<py::array>& b, s
   }
   raise_if_interrupted(finished);
   const auto shape = kept_shape(a, axes, false);
-  py::list parts;
-  parts.append(unpack(real, shape));
-  if (is_complex) parts.append(unpack(imaginary, shape));
-  return py::tuple(parts);
+  std::vector<Dense<double>> parts{unpack(real, shape)};
+  if (is_complex) parts.push_back(unpack(imaginary, shape));
+  return parts;
 }
 
 // Merges states elementwise, in place.
@@ -242,26 +241,37 @@ Dense<double> reduce_segments(const py::array& a, const Dense<index_t>& ids, ind
 }
 
 template <class T>
-Dense<T> reduce_dot(const Dense<T>& x, const Dense<T>& y, T scale, int value) {
+py::array reduce_dot_as(const Dense<T>& x, const Dense<T>& y, double scale, int value) {
   if (x.ndim() != 2 || y.ndim() != 2 || x.shape(1) != y.shape(1)) throw std::invalid_argument("shapes do not match");
   Dense<T> out(x.shape(0));
   bool finished;
   {
     MaybeReleaseGil released(x.shape(0) * y.shape(0));
-    finished = cpu::reduce_dot_values(x.data(), x.shape(0), y.data(), y.shape(0), x.shape(1), scale,
+    finished = cpu::reduce_dot_values(x.data(), x.shape(0), y.data(), y.shape(0), x.shape(1), static_cast<T>(scale),
                                       static_cast<Value>(value), out.mutable_data());
   }
   raise_if_interrupted(finished);
   return out;
 }
 
+// One value for each row of scale x y^T, which is not stored.
+py::array reduce_dot(const py::array& x, const py::array& y, double scale, int value) {
+  if (dtype_of(x) == cpu::DType::f32) return reduce_dot_as<float>(x, y, scale, value);
+  return reduce_dot_as<double>(x, y, scale, value);
+}
+
 template <class T>
-Dense<T> elementwise(const std::string& name, const Dense<T>& x) {
+py::array elementwise_as(const std::string& name, const Dense<T>& x) {
   const auto& kernels = cpu::active().of<T>();
   Dense<T> out(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
   const auto f = name == "exp" ? kernels.exp : name == "log" ? kernels.log : kernels.log1p;
   f(x.data(), x.size(), out.mutable_data());
   return out;
+}
+
+// The kernels' own exp, log and log1p, for the tests.
+py::array elementwise(const std::string& name, const py::array& x) {
+  return dtype_of(x) == cpu::DType::f32 ? elementwise_as<float>(name, x) : elementwise_as<double>(name, x);
 }
 
 }  // namespace
@@ -279,10 +289,8 @@ void register_logits(py::module_& m) {
   m.def("map_rows", &map_rows, "a"_a, "axes"_a, "map"_a, "cotangent"_a, "out"_a);
   m.def("scan", &scan, "a"_a, "axis"_a, "out"_a);
   m.def("reduce_segments", &reduce_segments, "a"_a, "ids"_a, "segments"_a);
-  m.def("reduce_dot", &reduce_dot<float>, py::arg("x").noconvert(), py::arg("y").noconvert(), "scale"_a, "value"_a);
-  m.def("reduce_dot", &reduce_dot<double>, py::arg("x").noconvert(), py::arg("y").noconvert(), "scale"_a, "value"_a);
-  m.def("elementwise", &elementwise<float>, "name"_a, py::arg("x").noconvert());
-  m.def("elementwise", &elementwise<double>, "name"_a, py::arg("x").noconvert());
+  m.def("reduce_dot", &reduce_dot, "x"_a, "y"_a, "scale"_a, "value"_a);
+  m.def("elementwise", &elementwise, "name"_a, "x"_a);
 }
 
 }  // namespace bind

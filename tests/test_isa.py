@@ -1,0 +1,107 @@
+"""Instruction sets: the forced one runs, all agree, and none leaks into what every machine executes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import entropic
+from entropic import _core
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTHS = {"baseline": {1, 4}, "neon": {4}, "v3": {8}, "v4": {16}}
+FLAGS = {
+    "baseline": ["-march=x86-64"],
+    "v3": ["-march=x86-64-v3"],
+    "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_forced_set_is_the_one_that_runs(isa):
+    # both come out of the object itself: its name from the compiler's macros, its width from its packs
+    assert _core.isa_active() == isa
+    assert _core.isa_float_lanes() in WIDTHS[isa]
+    assert entropic.show_config()["isa_active"] == isa
+
+
+@pytest.mark.parametrize("name", _core.isa_available())
+def test_environment_forces_a_set(name):
+    code = "import entropic; print(entropic.show_config()['isa_active'], float(entropic.logsumexp([0.0, 0.0])))"
+    result = python(code, ENTROPIC_ISA=name)
+    assert result.stdout.split() == [name, repr(float(np.log(2)))]
+
+
+def test_environment_names_an_unknown_set():
+    result = python("import entropic", ENTROPIC_ISA="v9")
+    assert result.returncode != 0
+    assert "ImportError: ENTROPIC_ISA='v9' is not available; this machine runs" in result.stderr
+
+
+def test_best_set_is_the_default():
+    result = python("import entropic; print(entropic.show_config()['isa_active'])", ENTROPIC_ISA="")
+    assert result.stdout.strip() == _core.isa_available()[-1]
+
+
+def test_sets_agree(rng):
+    """Differential: random input of every kind, each set against the first within a few roundings."""
+    before = _core.isa_active()
+    arrays = [
+        (rng.normal(size=s) * scale).astype(t)
+        for s in [(1,), (17,), (1000,), (33, 65), (5, 9000), (900, 5)]
+        for scale in (0.01, 5, 500)
+        for t in (np.float32, np.float64)
+    ]
+    funcs = [
+        entropic.logsumexp, entropic.softmax, entropic.log_softmax, entropic.softmax_entropy, entropic.logcumsumexp,
+        lambda x, axis: entropic.logsumexp(x, axis, b=x, return_sign=True)[0],
+    ]  # fmt: skip
+    try:
+        for x in arrays:
+            for f in funcs:
+                answers = []
+                for name in _core.isa_available():
+                    assert _core.force_isa(name)
+                    answers.append(f(x, axis=-1))
+                for a in answers[1:]:
+                    size = max(1.0, float(np.abs(x).max()))
+                    eps = float(np.finfo(x.dtype).eps)
+                    np.testing.assert_allclose(a, answers[0], rtol=60 * eps, atol=8 * eps * size)
+    finally:
+        _core.force_isa(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="looks at x86-64 ELF objects")
+@pytest.mark.parametrize("name", ["v3", "v4"])
+def test_no_symbol_can_replace_a_baseline_one(tmp_path, name):
+    """A weak symbol of an AVX object may be the copy that the linker keeps for everybody."""
+    compiler, nm = shutil.which("c++"), shutil.which("nm")
+    if not (compiler and nm):
+        pytest.skip("needs a C++ compiler and nm")
+    for source in sorted((ROOT / "csrc/cpu/isa").glob("*.cpp")):
+        target = tmp_path / f"{source.stem}.o"
+        command = [compiler, "-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-w",
+                   *FLAGS[name], f"-DENTROPIC_ISA_{name.upper()}", f"-I{ROOT / 'csrc/include'}", "-c", str(source),
+                   "-o", str(target)]  # fmt: skip
+        subprocess.run(command, check=True, timeout=300)
+        symbols = subprocess.run([nm, "-C", str(target)], check=True, capture_output=True, text=True).stdout
+        weak = [line for line in symbols.splitlines() if re.search(r" [WVuw] ", line)]
+        assert not weak
+        exported = [line for line in symbols.splitlines() if re.search(r" [TDBR] ", line)]
+        assert len(exported) == 1
+        assert f"kernels_{name}" in exported[0]
