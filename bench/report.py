@@ -80,8 +80,8 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text()
     for name, body in parts.items():
-        pattern = rf"(<!-- logits {name} -->\n).*?(\n<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, body=body: m[1] + body + m[2], text, flags=re.S)
+        pattern = rf"(<!-- logits {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(pattern, lambda m, body=body: m[1] + body + "\n" + m[2], text, flags=re.S)
         if count != 1:
             raise SystemExit(f"README.md has no place for the {name} table")
     readme.write_text(text)
