@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -69,18 +70,29 @@ def _growth_picture(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+def _papers() -> str:
+    """First line of the docstring of each test in tests/papers: a paper's title."""
+    titles = []
+    for source in sorted((ROOT / "tests" / "papers").glob("test_*.py")):
+        for node in ast.parse(source.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                titles.append(f"- {(ast.get_docstring(node) or '').splitlines()[0]}")
+    return "\n".join(titles)
+
+
 def main() -> None:
     results = json.loads((RESULTS / "logits.json").read_text())
     _growth_picture(results, RESULTS / "logits.png")
     parts = {
-        "speed": f"{_speed_table(results)}\n\n{_machine_line(results)}",
-        "accuracy": _accuracy_table(results),
-        "memory": _memory_table(results),
+        "papers": _papers(),
+        "logits speed": f"{_speed_table(results)}\n\n{_machine_line(results)}",
+        "logits accuracy": _accuracy_table(results),
+        "logits memory": _memory_table(results),
     }
     readme = ROOT / "README.md"
     text = readme.read_text()
     for name, body in parts.items():
-        pattern = rf"(<!-- logits {name} -->\n).*?(<!-- end -->)"
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(pattern, lambda m, body=body: m[1] + body + "\n" + m[2], text, flags=re.S)
         if count != 1:
             raise SystemExit(f"README.md has no place for the {name} table")

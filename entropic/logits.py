@@ -539,7 +539,8 @@ def segment_logsumexp(a: Array, segment_ids: Array, num_segments: int | None = N
 
     Notes
     -----
-    Two reads of `a`; extra memory O(result). Sums are float64. Backends: CPU.
+    Two passes over `a`; extra memory O(result), and one integer a row where rows are long. The states are float64, as
+    are the terms of rows of fewer than 16 elements. Backends: CPU.
 
     Examples
     --------

@@ -225,6 +225,7 @@ void scan(const py::array& a, int axis, py::array out) {
 // Axis 0 of `a` is numbered by `ids`; the fields of the states, (3, segments, rest of the shape).
 Dense<double> reduce_segments(const py::array& a, const Dense<index_t>& ids, index_t segments) {
   cpu::View view = view_of(a, a.ndim() ? all_axes(a) & ~std::uint64_t(1) : 0);
+  cpu::collapse(view.inner);
   if (a.ndim() == 0 || ids.size() != a.shape(0)) throw std::invalid_argument("one id a row");
   for (index_t i = 0; i < ids.size(); ++i)
     if (ids.data()[i] < 0 || ids.data()[i] >= segments) throw std::invalid_argument("id out of range");

@@ -1,6 +1,7 @@
 #include "logits.hpp"
 
 #include <cmath>
+#include <numeric>
 
 #include "sweep.hpp"
 
@@ -346,6 +347,37 @@ class Scan {
 
 // ---- segments ----------------------------------------------------------------------------------------------------
 
+// Rows of many elements: the rows of a segment are the steps of a tile whose lanes are the columns.
+template <class T>
+bool reduce_wide_segments(const View& x, const index_t* ids, index_t segments, LogSum* out) {
+  constexpr index_t width = 2048 / sizeof(T);
+  const index_t rows = x.rows(), cols = x.cols(), blocks = (cols + width - 1) / width;
+  // The rows of each segment, by counting.
+  std::vector<index_t> end(static_cast<std::size_t>(segments + 1)), order(static_cast<std::size_t>(rows));
+  for (index_t i = 0; i < rows; ++i) ++end[static_cast<std::size_t>(ids[i] + 1)];
+  std::partial_sum(end.begin(), end.end(), end.begin());
+  std::vector<index_t> next(end);
+  for (index_t i = 0; i < rows; ++i) order[static_cast<std::size_t>(next[static_cast<std::size_t>(ids[i])]++)] = i;
+
+  return for_units(segments * blocks, rows * cols, [&](index_t unit) {
+    const index_t segment = unit / blocks, col = unit % blocks * width, count = std::min(width, cols - col);
+    alignas(64) T tile[kLaneSteps * (width + 16)];
+    const index_t ld = lane_stride(count), last = end[static_cast<std::size_t>(segment + 1)];
+    LogSumReducer<T> reducer(active(), false);
+    reducer.begin(0, count);
+    for (index_t k = end[static_cast<std::size_t>(segment)]; k < last; k += kLaneSteps) {
+      const index_t steps = std::min(kLaneSteps, last - k);
+      for (index_t s = 0; s < steps; ++s) {
+        const char* base = x.data + x.outer.offset(order[static_cast<std::size_t>(k + s)]);
+        load_span(x, base, x.inner, col, count, tile + s * ld);
+      }
+      reducer.lanes(tile, ld, steps, count);
+    }
+    std::copy_n(reducer.states(), count, out + segment * cols + col);
+  });
+}
+
+// Rows of few elements, which are scattered over the states one by one.
 class SegmentSum {
  public:
   SegmentSum(const View& x, const index_t* ids, index_t segments)
@@ -443,6 +475,9 @@ bool map_rows(const View& x, RowMap map, const double* cotangent, const View& ou
 bool scan_rows(const View& x, const View& out) { return Scan(x, out).run(); }
 
 bool reduce_segments(const View& x, const index_t* ids, index_t segments, LogSum* out) {
+  constexpr index_t wide = 16;
+  if (x.cols() >= wide)
+    return (computes_in_f32(x.dtype) ? reduce_wide_segments<float> : reduce_wide_segments<double>)(x, ids, segments, out);
   const SegmentSum sum(x, ids, segments);
   const index_t rows = x.rows(), states = segments * x.cols(), elements = rows * x.cols();
   // Pieces of the rows are summed apart and merged in order where their states are few beside their elements.
