@@ -7,6 +7,7 @@
 #if defined(ENTROPIC_ISA_BASELINE) && (defined(__SSE2__) || defined(_M_X64))
 #define ENTROPIC_SSE2 1
 #include <emmintrin.h>
+#include <xmmintrin.h>
 #elif defined(ENTROPIC_ISA_V3) || defined(ENTROPIC_ISA_V4)
 #include <immintrin.h>
 #elif defined(ENTROPIC_ISA_NEON)
@@ -466,6 +467,81 @@ ENTROPIC_INLINE Pack<double> split_exponent(Pack<double> x, Pack<double>& k) {
   k = vcvtq_f64_s64(vsubq_s64(vreinterpretq_s64_u64(vshrq_n_u64(shifted, 52)), vdupq_n_s64(B::bias)));
   return vreinterpretq_f64_u64(vaddq_u64(vandq_u64(shifted, vdupq_n_u64(B::fraction)), vdupq_n_u64(B::sqrt_half)));
 }
+
+#endif
+
+// Transposes a square of `side` x `side` elements in registers: out[c * ld + r] = x[r * stride + c].
+template <class T>
+struct Square {
+  static constexpr int side = 1;
+  static ENTROPIC_INLINE void transpose(const T* x, index_t, T* out, index_t) { *out = *x; }
+};
+
+#if defined(ENTROPIC_SSE2)
+
+template <>
+struct Square<float> {
+  static constexpr int side = 4;
+  static ENTROPIC_INLINE void transpose(const float* x, index_t stride, float* out, index_t ld) {
+    __m128 a = _mm_loadu_ps(x), b = _mm_loadu_ps(x + stride), c = _mm_loadu_ps(x + 2 * stride),
+           d = _mm_loadu_ps(x + 3 * stride);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(out, a);
+    _mm_storeu_ps(out + ld, b);
+    _mm_storeu_ps(out + 2 * ld, c);
+    _mm_storeu_ps(out + 3 * ld, d);
+  }
+};
+
+template <>
+struct Square<double> {
+  static constexpr int side = 2;
+  static ENTROPIC_INLINE void transpose(const double* x, index_t stride, double* out, index_t ld) {
+    const __m128d a = _mm_loadu_pd(x), b = _mm_loadu_pd(x + stride);
+    _mm_storeu_pd(out, _mm_unpacklo_pd(a, b));
+    _mm_storeu_pd(out + ld, _mm_unpackhi_pd(a, b));
+  }
+};
+
+#elif defined(ENTROPIC_ISA_V3) || defined(ENTROPIC_ISA_V4)
+
+template <>
+struct Square<float> {
+  static constexpr int side = 8;
+  static ENTROPIC_INLINE void transpose(const float* x, index_t stride, float* out, index_t ld) {
+    __m256 row[8], pair[8];
+    for (int i = 0; i < 8; ++i) row[i] = _mm256_loadu_ps(x + i * stride);
+    for (int i = 0; i < 8; i += 2) {
+      pair[i] = _mm256_unpacklo_ps(row[i], row[i + 1]);
+      pair[i + 1] = _mm256_unpackhi_ps(row[i], row[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      row[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44);
+      row[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xee);
+      row[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44);
+      row[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+      _mm256_storeu_ps(out + i * ld, _mm256_permute2f128_ps(row[i], row[i + 4], 0x20));
+      _mm256_storeu_ps(out + (i + 4) * ld, _mm256_permute2f128_ps(row[i], row[i + 4], 0x31));
+    }
+  }
+};
+
+template <>
+struct Square<double> {
+  static constexpr int side = 4;
+  static ENTROPIC_INLINE void transpose(const double* x, index_t stride, double* out, index_t ld) {
+    const __m256d a = _mm256_loadu_pd(x), b = _mm256_loadu_pd(x + stride), c = _mm256_loadu_pd(x + 2 * stride),
+                  d = _mm256_loadu_pd(x + 3 * stride);
+    const __m256d ab_low = _mm256_unpacklo_pd(a, b), ab_high = _mm256_unpackhi_pd(a, b),
+                  cd_low = _mm256_unpacklo_pd(c, d), cd_high = _mm256_unpackhi_pd(c, d);
+    _mm256_storeu_pd(out, _mm256_permute2f128_pd(ab_low, cd_low, 0x20));
+    _mm256_storeu_pd(out + ld, _mm256_permute2f128_pd(ab_high, cd_high, 0x20));
+    _mm256_storeu_pd(out + 2 * ld, _mm256_permute2f128_pd(ab_low, cd_low, 0x31));
+    _mm256_storeu_pd(out + 3 * ld, _mm256_permute2f128_pd(ab_high, cd_high, 0x31));
+  }
+};
 
 #endif
 

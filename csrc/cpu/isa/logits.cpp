@@ -114,17 +114,18 @@ void write_lanes_of(Write what, const T* x, index_t ld, index_t rows, index_t la
 
 template <class T>
 void transpose_of(const T* x, index_t stride, index_t rows, index_t cols, T* out, index_t ld) {
-  constexpr index_t tile = 8;
-  index_t r = 0;
-  for (; r + tile <= rows; r += tile) {
-    const T* from = x + r * stride;
-    for (index_t i = 0; i < tile * cols; i += 64 / index_t(sizeof(T))) ENTROPIC_PREFETCH(from + 4 * tile * stride + i);
-    for (index_t c = 0; c < cols; ++c) {
-      T* to = out + c * ld + r;
-      for (index_t i = 0; i < tile; ++i) to[i] = from[i * stride + c];
-    }
+  constexpr index_t side = Square<T>::side, line = 64 / index_t(sizeof(T));
+  const index_t whole_rows = rows / side * side, whole_cols = cols / side * side;
+  for (index_t r = 0; r < whole_rows; r += side) {
+    // Short rows lie close together: memory is fetched some of them ahead.
+    for (index_t i = r; i < r + side; ++i)
+      for (index_t c = 0; c < cols; c += line) ENTROPIC_PREFETCH(x + (i + 32) * stride + c);
+    for (index_t c = 0; c < whole_cols; c += side)
+      Square<T>::transpose(x + r * stride + c, stride, out + c * ld + r, ld);
+    for (index_t c = whole_cols; c < cols; ++c)
+      for (index_t i = r; i < r + side; ++i) out[c * ld + i] = x[i * stride + c];
   }
-  for (; r < rows; ++r)
+  for (index_t r = whole_rows; r < rows; ++r)
     for (index_t c = 0; c < cols; ++c) out[c * ld + r] = x[r * stride + c];
 }
 
