@@ -24,10 +24,8 @@ std::optional<DType> dtype_of(const py::array& a) {
       if (size == 16) return DType::c128;
       break;
     case 'b': return DType::boolean;
-    case 'i':
-      return size == 1 ? DType::i8 : size == 2 ? DType::i16 : size == 4 ? DType::i32 : DType::i64;
-    case 'u':
-      return size == 1 ? DType::u8 : size == 2 ? DType::u16 : size == 4 ? DType::u32 : DType::u64;
+    case 'i': return size == 1 ? DType::i8 : size == 2 ? DType::i16 : size == 4 ? DType::i32 : DType::i64;
+    case 'u': return size == 1 ? DType::u8 : size == 2 ? DType::u16 : size == 4 ? DType::u32 : DType::u64;
     default:  // ml_dtypes registers a type of its own
       if (size == 2 && py::str(dtype).cast<std::string>() == "bfloat16") return DType::bf16;
   }

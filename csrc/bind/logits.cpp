@@ -104,7 +104,8 @@ Dense<double> reduce_states(const py::array& a, std::uint64_t axes) {
 }
 
 // a and b have one shape. Returns the fields of the real sums, and for complex input those of the imaginary ones.
-std::vector<Dense<double>> reduce_signed(const py::array& a, const std::optional<py::array>& b, std::uint64_t axes, bool is_complex) {
+std::vector<Dense<double>> reduce_signed(const py::array& a, const std::optional<py::array>& b, std::uint64_t axes,
+                                         bool is_complex) {
   cpu::View x = view_of(a, axes), weights;
   if (b) {
     weights = view_of(*b, axes);
@@ -117,8 +118,8 @@ std::vector<Dense<double>> reduce_signed(const py::array& a, const std::optional
   bool finished;
   {
     MaybeReleaseGil released(a.size());
-    finished = is_complex ? cpu::reduce_complex(x, w, real.data(), imaginary.data())
-                          : cpu::reduce_signed(x, w, real.data());
+    finished =
+        is_complex ? cpu::reduce_complex(x, w, real.data(), imaginary.data()) : cpu::reduce_signed(x, w, real.data());
   }
   raise_if_interrupted(finished);
   const auto shape = kept_shape(a, axes, false);

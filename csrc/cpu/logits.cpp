@@ -96,8 +96,8 @@ class UnitWriter {
     score_.each_row_tile(row, col, cols, [&](index_t j, index_t n, const T* x) {
       for (index_t done = 0; done < n;) {
         index_t some = n - done;
-        const bool ready = native_ && (out_.inner.last_stride() == sizeof(T) || some == 1) &&
-                           out_.inner.run(j + done) >= some;
+        const bool ready =
+            native_ && (out_.inner.last_stride() == sizeof(T) || some == 1) && out_.inner.run(j + done) >= some;
         if (!ready) some = std::min(some, kTile);
         T* to = ready ? reinterpret_cast<T*>(base + out_.inner.offset(j + done)) : buffer;
         if (zero) std::fill_n(to, some, T(0));
@@ -136,8 +136,7 @@ class UnitWriter {
     });
   }
 
-  void store_tile(index_t first, index_t count, index_t col, index_t steps, const T* buffer,
-                  index_t ld) const {
+  void store_tile(index_t first, index_t count, index_t col, index_t steps, const T* buffer, index_t ld) const {
     const bool adjacent = native_ && out_.inner.last_stride() == sizeof(T) && out_.inner.run(col) >= steps;
     T row[kLaneSteps];
     for (index_t i = 0; i < count; ++i) {
@@ -172,9 +171,9 @@ bool map_rows_as(const View& x, RowMap map, const double* cotangent, const View&
   const bool reduced = reduce_rows(score, reducer, copy_to(states.data()));
   const index_t segments = plan.segments();
   return reduced && for_units(plan.row_units() * segments, plan.rows * plan.cols, [&](index_t work) {
-    const index_t unit = work / segments, seg = work % segments, first = plan.first_row(unit);
-    writer.write(first, plan.row_count(unit), plan.first_col(seg), plan.col_count(seg), states.data() + first);
-  });
+           const index_t unit = work / segments, seg = work % segments, first = plan.first_row(unit);
+           writer.write(first, plan.row_count(unit), plan.first_col(seg), plan.col_count(seg), states.data() + first);
+         });
 }
 
 // ---- signed sums -------------------------------------------------------------------------------------------------
@@ -445,9 +444,7 @@ class SegmentSum {
 
 }  // namespace
 
-bool computes_in_f32(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
-}
+bool computes_in_f32(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
 
 bool reduce_values(const View& x, Value value, void* out) {
   if (computes_in_f32(x.dtype)) return reduce_values_as(x, value, static_cast<float*>(out));
@@ -477,7 +474,8 @@ bool scan_rows(const View& x, const View& out) { return Scan(x, out).run(); }
 bool reduce_segments(const View& x, const index_t* ids, index_t segments, LogSum* out) {
   constexpr index_t wide = 16;
   if (x.cols() >= wide)
-    return (computes_in_f32(x.dtype) ? reduce_wide_segments<float> : reduce_wide_segments<double>)(x, ids, segments, out);
+    return (computes_in_f32(x.dtype) ? reduce_wide_segments<float> : reduce_wide_segments<double>)(x, ids, segments,
+                                                                                                   out);
   const SegmentSum sum(x, ids, segments);
   const index_t rows = x.rows(), states = segments * x.cols(), elements = rows * x.cols();
   // Pieces of the rows are summed apart and merged in order where their states are few beside their elements.
@@ -504,7 +502,8 @@ bool reduce_segments(const View& x, const index_t* ids, index_t segments, LogSum
 }
 
 template <class T>
-bool reduce_dot_values(const T* x, index_t rows, const T* y, index_t cols, index_t depth, T scale, Value value, T* out) {
+bool reduce_dot_values(const T* x, index_t rows, const T* y, index_t cols, index_t depth, T scale, Value value,
+                       T* out) {
   const Kernels& kernels = active();
   return reduce_rows(DotScore<T>(x, rows, y, cols, depth, scale), LogSumReducer<T>(kernels, value == Value::entropy),
                      [&](index_t first, index_t count, const LogSum* states) {

@@ -66,8 +66,8 @@ struct Job {
   void run_units(bool may_interrupt) {
     inside_region = true;
     Clock::time_point last = Clock::now();
-    for (index_t unit; !cancelled.load(std::memory_order_relaxed) &&
-                       (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
+    for (index_t unit;
+         !cancelled.load(std::memory_order_relaxed) && (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
       task(context, unit);
       if (!may_interrupt) continue;
       const Clock::time_point now = Clock::now();

@@ -99,26 +99,26 @@ struct Pack<float> {
   ENTROPIC_INLINE float largest() const { return largest_of(*this); }
 };
 
-#define ENTROPIC_SSE2_ARITHMETIC(T, suffix, isuffix, Vector, shift)                                                    \
-  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return _mm_add_##suffix(a.v, b.v); }                       \
-  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm_sub_##suffix(a.v, b.v); }                       \
-  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm_mul_##suffix(a.v, b.v); }                       \
-  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm_div_##suffix(a.v, b.v); }                       \
-  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return a * b + c; }                                   \
-  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm_max_##suffix(a.v, b.v); }                        \
-  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm_min_##suffix(a.v, b.v); }                        \
-  ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return _mm_cmpgt_##suffix(a.v, b.v); }                        \
-  ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return _mm_cmpeq_##suffix(a.v, b.v); }                          \
-  ENTROPIC_INLINE Vector not_equal(Pack<T> a, Pack<T> b) { return _mm_cmpneq_##suffix(a.v, b.v); }                     \
-  ENTROPIC_INLINE Vector above_or_nan(Pack<T> a, Pack<T> b) { return _mm_cmpnle_##suffix(a.v, b.v); }                  \
-  ENTROPIC_INLINE bool any(Vector mask) { return _mm_movemask_##suffix(mask) != 0; }                                   \
-  ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm_and_##suffix(mask, a.v); }                  \
-  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) {                                                  \
-    return _mm_or_##suffix(_mm_and_##suffix(mask, a.v), _mm_andnot_##suffix(mask, b.v));                               \
-  }                                                                                                                    \
-  ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                                         \
-    const __m128i n = _mm_slli_##isuffix(_mm_cast##suffix##_si128(t.v), shift);                                        \
-    return _mm_castsi128_##suffix(_mm_add_##isuffix(_mm_cast##suffix##_si128(p.v), n));                                \
+#define ENTROPIC_SSE2_ARITHMETIC(T, suffix, isuffix, Vector, shift)                                   \
+  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return _mm_add_##suffix(a.v, b.v); }      \
+  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm_sub_##suffix(a.v, b.v); }      \
+  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm_mul_##suffix(a.v, b.v); }      \
+  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm_div_##suffix(a.v, b.v); }      \
+  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return a * b + c; }                  \
+  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm_max_##suffix(a.v, b.v); }       \
+  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm_min_##suffix(a.v, b.v); }       \
+  ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return _mm_cmpgt_##suffix(a.v, b.v); }       \
+  ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return _mm_cmpeq_##suffix(a.v, b.v); }         \
+  ENTROPIC_INLINE Vector not_equal(Pack<T> a, Pack<T> b) { return _mm_cmpneq_##suffix(a.v, b.v); }    \
+  ENTROPIC_INLINE Vector above_or_nan(Pack<T> a, Pack<T> b) { return _mm_cmpnle_##suffix(a.v, b.v); } \
+  ENTROPIC_INLINE bool any(Vector mask) { return _mm_movemask_##suffix(mask) != 0; }                  \
+  ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm_and_##suffix(mask, a.v); } \
+  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) {                                 \
+    return _mm_or_##suffix(_mm_and_##suffix(mask, a.v), _mm_andnot_##suffix(mask, b.v));              \
+  }                                                                                                   \
+  ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                        \
+    const __m128i n = _mm_slli_##isuffix(_mm_cast##suffix##_si128(t.v), shift);                       \
+    return _mm_castsi128_##suffix(_mm_add_##isuffix(_mm_cast##suffix##_si128(p.v), n));               \
   }
 
 ENTROPIC_SSE2_ARITHMETIC(float, ps, epi32, __m128, 23)
@@ -214,9 +214,7 @@ struct Pack<float> {
   ENTROPIC_INLINE Vector above_or_nan(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_NLE_UQ); }     \
   ENTROPIC_INLINE bool any(Vector mask) { return _mm256_movemask_##suffix(mask) != 0; }                                \
   ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm256_and_##suffix(mask, a.v); }               \
-  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) {                                                  \
-    return _mm256_blendv_##suffix(b.v, a.v, mask);                                                                     \
-  }                                                                                                                    \
+  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) { return _mm256_blendv_##suffix(b.v, a.v, mask); } \
   ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                                         \
     const __m256i n = _mm256_slli_##isuffix(_mm256_cast##suffix##_si256(t.v), shift);                                  \
     return _mm256_castsi256_##suffix(_mm256_add_##isuffix(_mm256_cast##suffix##_si256(p.v), n));                       \
@@ -266,18 +264,17 @@ struct Pack<double> {
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
   static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return _mm512_reduce_add_pd(v); }
-  // 2^(n/16) where the low bits of t, seen as an integer, hold n. The entries are the bits of 2^(j/16) less j shifted to
-  // where n's last four bits will be added.
+  // 2^(n/16) where the low bits of t, seen as an integer, hold n. The entries are the bits of 2^(j/16) less j shifted
+  // to where n's last four bits will be added.
   static ENTROPIC_INLINE Pack exp2_of_16ths(Pack t) {
-    const __m512i first = _mm512_setr_epi64(
-        0x3ff0000000000000, 0x3fefb5586cf9890f, 0x3fef72b83c7d517b, 0x3fef387a6e756238,
-        0x3fef06fe0a31b715, 0x3feedea64c123422, 0x3feebfdad5362a27, 0x3feeab07dd485429);
-    const __m512i second = _mm512_setr_epi64(
-        0x3feea09e667f3bcd, 0x3feea11473eb0187, 0x3feeace5422aa0db, 0x3feec49182a3f090,
-        0x3feee89f995ad3ad, 0x3fef199bdd85529c, 0x3fef5818dcfba487, 0x3fefa4afa2a490da);
+    const __m512i first =
+        _mm512_setr_epi64(0x3ff0000000000000, 0x3fefb5586cf9890f, 0x3fef72b83c7d517b, 0x3fef387a6e756238,
+                          0x3fef06fe0a31b715, 0x3feedea64c123422, 0x3feebfdad5362a27, 0x3feeab07dd485429);
+    const __m512i second =
+        _mm512_setr_epi64(0x3feea09e667f3bcd, 0x3feea11473eb0187, 0x3feeace5422aa0db, 0x3feec49182a3f090,
+                          0x3feee89f995ad3ad, 0x3fef199bdd85529c, 0x3fef5818dcfba487, 0x3fefa4afa2a490da);
     const __m512i n = _mm512_castpd_si512(t.v);
-    return _mm512_castsi512_pd(
-        _mm512_add_epi64(_mm512_permutex2var_epi64(first, n, second), _mm512_slli_epi64(n, 48)));
+    return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_permutex2var_epi64(first, n, second), _mm512_slli_epi64(n, 48)));
   }
   ENTROPIC_INLINE double largest() const { return _mm512_reduce_max_pd(v); }
 };
@@ -313,38 +310,38 @@ struct Pack<float> {
   }
   ENTROPIC_INLINE float largest() const { return _mm512_reduce_max_ps(v); }
   static ENTROPIC_INLINE Pack exp2_of_16ths(Pack t) {
-    const __m512i table = _mm512_setr_epi32(
-        0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
-        0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d);
+    const __m512i table = _mm512_setr_epi32(0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532,
+                                            0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+                                            0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d);
     const __m512i n = _mm512_castps_si512(t.v);
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_permutexvar_epi32(n, table), _mm512_slli_epi32(n, 19)));
   }
 };
 
-#define ENTROPIC_AVX512_ARITHMETIC(T, suffix, isuffix, MaskType, shift)                                                \
-  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return _mm512_add_##suffix(a.v, b.v); }                    \
-  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm512_sub_##suffix(a.v, b.v); }                    \
-  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm512_mul_##suffix(a.v, b.v); }                    \
-  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm512_div_##suffix(a.v, b.v); }                    \
-  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return _mm512_fmadd_##suffix(a.v, b.v, c.v); }        \
-  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm512_max_##suffix(a.v, b.v); }                     \
-  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm512_min_##suffix(a.v, b.v); }                     \
-  ENTROPIC_INLINE MaskType greater(Pack<T> a, Pack<T> b) { return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_GT_OQ); }  \
-  ENTROPIC_INLINE MaskType equal(Pack<T> a, Pack<T> b) { return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_EQ_OQ); }    \
-  ENTROPIC_INLINE MaskType not_equal(Pack<T> a, Pack<T> b) {                                                           \
-    return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NEQ_UQ);                                                          \
-  }                                                                                                                    \
-  ENTROPIC_INLINE MaskType above_or_nan(Pack<T> a, Pack<T> b) {                                                        \
-    return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NLE_UQ);                                                          \
-  }                                                                                                                    \
-  ENTROPIC_INLINE bool any(MaskType mask) { return mask != 0; }                                                        \
-  ENTROPIC_INLINE Pack<T> zero_unless(MaskType mask, Pack<T> a) { return _mm512_maskz_mov_##suffix(mask, a.v); }       \
-  ENTROPIC_INLINE Pack<T> select(MaskType mask, Pack<T> a, Pack<T> b) {                                                \
-    return _mm512_mask_blend_##suffix(mask, b.v, a.v);                                                                 \
-  }                                                                                                                    \
-  ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                                         \
-    const __m512i n = _mm512_slli_##isuffix(_mm512_cast##suffix##_si512(t.v), shift);                                  \
-    return _mm512_castsi512_##suffix(_mm512_add_##isuffix(_mm512_cast##suffix##_si512(p.v), n));                       \
+#define ENTROPIC_AVX512_ARITHMETIC(T, suffix, isuffix, MaskType, shift)                                               \
+  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return _mm512_add_##suffix(a.v, b.v); }                   \
+  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm512_sub_##suffix(a.v, b.v); }                   \
+  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm512_mul_##suffix(a.v, b.v); }                   \
+  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm512_div_##suffix(a.v, b.v); }                   \
+  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return _mm512_fmadd_##suffix(a.v, b.v, c.v); }       \
+  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm512_max_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm512_min_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE MaskType greater(Pack<T> a, Pack<T> b) { return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_GT_OQ); } \
+  ENTROPIC_INLINE MaskType equal(Pack<T> a, Pack<T> b) { return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_EQ_OQ); }   \
+  ENTROPIC_INLINE MaskType not_equal(Pack<T> a, Pack<T> b) {                                                          \
+    return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NEQ_UQ);                                                         \
+  }                                                                                                                   \
+  ENTROPIC_INLINE MaskType above_or_nan(Pack<T> a, Pack<T> b) {                                                       \
+    return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NLE_UQ);                                                         \
+  }                                                                                                                   \
+  ENTROPIC_INLINE bool any(MaskType mask) { return mask != 0; }                                                       \
+  ENTROPIC_INLINE Pack<T> zero_unless(MaskType mask, Pack<T> a) { return _mm512_maskz_mov_##suffix(mask, a.v); }      \
+  ENTROPIC_INLINE Pack<T> select(MaskType mask, Pack<T> a, Pack<T> b) {                                               \
+    return _mm512_mask_blend_##suffix(mask, b.v, a.v);                                                                \
+  }                                                                                                                   \
+  ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                                        \
+    const __m512i n = _mm512_slli_##isuffix(_mm512_cast##suffix##_si512(t.v), shift);                                 \
+    return _mm512_castsi512_##suffix(_mm512_add_##isuffix(_mm512_cast##suffix##_si512(p.v), n));                      \
   }
 
 ENTROPIC_AVX512_ARITHMETIC(float, ps, epi32, __mmask16, 23)
@@ -412,27 +409,25 @@ struct Pack<float> {
     out[0] = vcvt_f64_f32(vget_low_f32(v));
     out[1] = vcvt_high_f64_f32(v);
   }
-  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
-    return vcvt_high_f32_f64(vcvt_f32_f64(in[0].v), in[1].v);
-  }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return vcvt_high_f32_f64(vcvt_f32_f64(in[0].v), in[1].v); }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE float largest() const { return largest_of(*this); }
 };
 
-#define ENTROPIC_NEON_ARITHMETIC(T, bits, Vector)                                                                      \
-  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return vaddq_f##bits(a.v, b.v); }                          \
-  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return vsubq_f##bits(a.v, b.v); }                          \
-  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return vmulq_f##bits(a.v, b.v); }                          \
-  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return vdivq_f##bits(a.v, b.v); }                          \
-  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return vfmaq_f##bits(c.v, a.v, b.v); }                \
-  ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return vcgtq_f##bits(a.v, b.v); }                             \
-  ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return vceqq_f##bits(a.v, b.v); }                               \
-  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) { return vbslq_f##bits(mask, a.v, b.v); }          \
-  /* vmaxq and vminq return nan if either is: not what pick_max and pick_min mean. */                                  \
-  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return select(greater(a, b), a, b); }                       \
-  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return select(greater(b, a), a, b); }                       \
-  ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) {                                                        \
-    return vreinterpretq_f##bits##_u##bits(vandq_u##bits(mask, vreinterpretq_u##bits##_f##bits(a.v)));                 \
+#define ENTROPIC_NEON_ARITHMETIC(T, bits, Vector)                                                             \
+  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return vaddq_f##bits(a.v, b.v); }                 \
+  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return vsubq_f##bits(a.v, b.v); }                 \
+  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return vmulq_f##bits(a.v, b.v); }                 \
+  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return vdivq_f##bits(a.v, b.v); }                 \
+  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return vfmaq_f##bits(c.v, a.v, b.v); }       \
+  ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return vcgtq_f##bits(a.v, b.v); }                    \
+  ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return vceqq_f##bits(a.v, b.v); }                      \
+  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) { return vbslq_f##bits(mask, a.v, b.v); } \
+  /* vmaxq and vminq return nan if either is: not what pick_max and pick_min mean. */                         \
+  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return select(greater(a, b), a, b); }              \
+  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return select(greater(b, a), a, b); }              \
+  ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) {                                               \
+    return vreinterpretq_f##bits##_u##bits(vandq_u##bits(mask, vreinterpretq_u##bits##_f##bits(a.v)));        \
   }
 
 ENTROPIC_NEON_ARITHMETIC(float, 32, uint32x4_t)

@@ -20,7 +20,7 @@ namespace cpu {
 
 constexpr index_t kLaneBytes = 8192;  // of adjacent rows in a unit: long enough for memory to stream
 constexpr index_t kMaxUnitRows = kLaneBytes / 4;
-constexpr index_t kTile = 1024;    // adjacent scores that are converted or computed at a time
+constexpr index_t kTile = 1024;     // adjacent scores that are converted or computed at a time
 constexpr index_t kLaneSteps = 16;  // columns at a time when rows are lanes
 constexpr index_t kPad = 16;        // lanes of the widest pack: kernels write whole packs
 
@@ -80,13 +80,13 @@ bool reduce_rows(const Score& score, const Reducer& prototype, Finish finish) {
     std::copy_n(reducer.states(), count, partial.data() + seg * plan.rows + first);
   });
   return finished && for_units(units, plan.rows * segments * 16, [&](index_t unit) {
-    const index_t first = plan.first_row(unit), count = plan.row_count(unit);
-    State* total = partial.data() + first;
-    for (index_t seg = 1; seg < segments; ++seg)
-      for (index_t i = 0; i < count; ++i)
-        total[i] = prototype.merged(total[i], partial[static_cast<std::size_t>(seg * plan.rows + first + i)]);
-    finish(first, count, total);
-  });
+           const index_t first = plan.first_row(unit), count = plan.row_count(unit);
+           State* total = partial.data() + first;
+           for (index_t seg = 1; seg < segments; ++seg)
+             for (index_t i = 0; i < count; ++i)
+               total[i] = prototype.merged(total[i], partial[static_cast<std::size_t>(seg * plan.rows + first + i)]);
+           finish(first, count, total);
+         });
 }
 
 // The log-sum states of a unit's rows.
@@ -176,9 +176,8 @@ class StoredScore {
   template <class Reducer>
   void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
     if (walk_ != Walk::rows) {
-      each_lane_tile(first, count, col, cols, kLaneSteps, [&](index_t, index_t steps, const T* x, index_t ld) {
-        reducer.lanes(x, ld, steps, count);
-      });
+      each_lane_tile(first, count, col, cols, kLaneSteps,
+                     [&](index_t, index_t steps, const T* x, index_t ld) { reducer.lanes(x, ld, steps, count); });
       return;
     }
     for (index_t i = 0; i < count; ++i)
@@ -235,8 +234,7 @@ class StoredScore {
   enum class Walk { rows, lanes, transposed };
   static constexpr index_t kShortRow = 32, kShortRows = 256;  // rows this short are lanes, so many to a unit
 
-  void gather_lanes(index_t first, index_t count, index_t col, index_t steps, T* buffer,
-                    index_t ld) const {
+  void gather_lanes(index_t first, index_t count, index_t col, index_t steps, T* buffer, index_t ld) const {
     if (walk_ == Walk::lanes) {
       for (index_t s = 0; s < steps; ++s)
         load_span(view_, view_.data + view_.inner.offset(col + s), view_.outer, first, count, buffer + s * ld);

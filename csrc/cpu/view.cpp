@@ -162,10 +162,20 @@ index_t Dims::run(index_t i) const { return n ? shape[n - 1] - i % shape[n - 1] 
 
 index_t itemsize(DType dtype) {
   switch (dtype) {
-    case DType::i8: case DType::u8: case DType::boolean: return 1;
-    case DType::f16: case DType::bf16: case DType::i16: case DType::u16: return 2;
-    case DType::f32: case DType::i32: case DType::u32: return 4;
-    case DType::f64: case DType::i64: case DType::u64: case DType::c64: return 8;
+    case DType::i8:
+    case DType::u8:
+    case DType::boolean: return 1;
+    case DType::f16:
+    case DType::bf16:
+    case DType::i16:
+    case DType::u16: return 2;
+    case DType::f32:
+    case DType::i32:
+    case DType::u32: return 4;
+    case DType::f64:
+    case DType::i64:
+    case DType::u64:
+    case DType::c64: return 8;
     case DType::c128: return 16;
   }
   return 0;
@@ -175,8 +185,8 @@ void collapse(Dims& a, Dims& b) {
   int kept = 0;
   for (int d = 0; d < a.n; ++d) {
     if (a.shape[d] == 1) continue;
-    const bool joins = kept && a.stride[kept - 1] == a.shape[d] * a.stride[d] &&
-                       b.stride[kept - 1] == b.shape[d] * b.stride[d];
+    const bool joins =
+        kept && a.stride[kept - 1] == a.shape[d] * a.stride[d] && b.stride[kept - 1] == b.shape[d] * b.stride[d];
     const int to = joins ? kept - 1 : kept++;
     a.shape[to] = b.shape[to] = joins ? a.shape[to] * a.shape[d] : a.shape[d];
     a.stride[to] = a.stride[d];
@@ -230,7 +240,8 @@ void load_span(const View& view, const char* base, const Dims& dims, index_t fir
       case DType::i16: return read_run<std::int16_t>(p, stride, s, count, to);
       case DType::i32: return read_run<std::int32_t>(p, stride, s, count, to);
       case DType::i64: return read_run<std::int64_t>(p, stride, s, count, to);
-      case DType::u8: case DType::boolean: return read_run<std::uint8_t>(p, stride, s, count, to);
+      case DType::u8:
+      case DType::boolean: return read_run<std::uint8_t>(p, stride, s, count, to);
       case DType::u16: return read_run<std::uint16_t>(p, stride, s, count, to);
       case DType::u32: return read_run<std::uint32_t>(p, stride, s, count, to);
       case DType::u64: return read_run<std::uint64_t>(p, stride, s, count, to);

@@ -8,7 +8,21 @@ namespace entropic {
 namespace cpu {
 
 enum class DType : int {
-  f32, f64, f16, bf16, i8, i16, i32, i64, u8, u16, u32, u64, boolean, c64, c128,
+  f32,
+  f64,
+  f16,
+  bf16,
+  i8,
+  i16,
+  i32,
+  i64,
+  u8,
+  u16,
+  u32,
+  u64,
+  boolean,
+  c64,
+  c128,
 };
 
 constexpr int kMaxDims = 64;

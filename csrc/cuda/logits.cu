@@ -134,7 +134,7 @@ __device__ LogSum read_row(const Element* x, index_t n, index_t stride, int thre
 template <class Element>
 __device__ LogSum read_row_alone(const Element* x, index_t n, index_t stride) {
   using T = typename Load<Element>::Compute;
-  constexpr int batch = Load<Element>::batch;
+  constexpr int batch = 8;
   Share<T> s;
   s.clear();
   for (index_t j = 0; j < n; j += batch) {

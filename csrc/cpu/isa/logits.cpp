@@ -102,8 +102,8 @@ ENTROPIC_INLINE void write_lanes_as(const typename P::Element* x, index_t ld, in
 }
 
 template <class T>
-void write_lanes_of(Write what, const T* x, index_t ld, index_t rows, index_t lanes, const T* m, const T* a,
-                    const T* b, T* out, index_t out_ld) {
+void write_lanes_of(Write what, const T* x, index_t ld, index_t rows, index_t lanes, const T* m, const T* a, const T* b,
+                    T* out, index_t out_ld) {
   using P = NativePack<T>;
   switch (what) {
     case Write::probability: return write_lanes_as<P, 0>(x, ld, rows, lanes, m, a, b, out, out_ld);
@@ -130,9 +130,8 @@ void transpose_of(const T* x, index_t stride, index_t rows, index_t cols, T* out
 }
 
 template <class P, int rows_at_once>
-ENTROPIC_INLINE void dot_rows(const typename P::Element* x, index_t x_stride, const typename P::Element* yt,
-                              index_t ld, index_t cols, index_t depth, typename P::Element scale,
-                              typename P::Element* scores) {
+ENTROPIC_INLINE void dot_rows(const typename P::Element* x, index_t x_stride, const typename P::Element* yt, index_t ld,
+                              index_t cols, index_t depth, typename P::Element scale, typename P::Element* scores) {
   using T = typename P::Element;
   for (index_t j = 0; j < cols; j += P::width) {
     P sum[rows_at_once];
@@ -172,7 +171,9 @@ LogSum merge_states(LogSum a, LogSum b) { return merge(a, b); }
 SignedSum merge_signed_states(SignedSum a, SignedSum b) { return merge(a, b); }
 double log_abs_of(double hi, double lo) { return log_abs(hi, lo); }
 double prepare_signed_of(double* a, const double* b, index_t n) { return prepare_signed<NativePack<double>>(a, b, n); }
-void push_signed_of(double* a, const double* b, index_t n, SignedSum* s) { push_signed<NativePack<double>>(a, b, n, *s); }
+void push_signed_of(double* a, const double* b, index_t n, SignedSum* s) {
+  push_signed<NativePack<double>>(a, b, n, *s);
+}
 
 void scan_lanes(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r) {
   using D = NativePack<double>;
@@ -185,9 +186,9 @@ void scan_lanes(double* x, index_t ld, index_t rows, index_t lanes, double* m, d
 }
 
 // A macro and not a constexpr template: the address of a template's variable would be a weak symbol.
-#define ENTROPIC_FAMILY(T)                                                                                   \
-  {push_row_of<T>,    push_lanes_of<T>, finish_of<T>,    write_row_of<T>, write_lanes_of<T>, transpose_of<T>, \
-   dot_tile_of<T>,    exp_array<T>,     log_array<T>,    log1p_array<T>}
+#define ENTROPIC_FAMILY(T)                                                              \
+  {push_row_of<T>,  push_lanes_of<T>, finish_of<T>, write_row_of<T>, write_lanes_of<T>, \
+   transpose_of<T>, dot_tile_of<T>,   exp_array<T>, log_array<T>,    log1p_array<T>}
 
 // The name comes from what the compiler was told to use, so that it proves which code is running.
 #if defined(__AVX512F__) && defined(ENTROPIC_ISA_V4)
@@ -211,8 +212,16 @@ constexpr const char* kName = "baseline";
 namespace cpu {
 extern const Kernels ENTROPIC_KERNELS;
 const Kernels ENTROPIC_KERNELS = {
-    kName,           NativePack<float>::width, ENTROPIC_FAMILY(float), ENTROPIC_FAMILY(double), merge_states,
-    prepare_signed_of, push_signed_of, merge_signed_states, log_abs_of, scan_lanes,
+    kName,
+    NativePack<float>::width,
+    ENTROPIC_FAMILY(float),
+    ENTROPIC_FAMILY(double),
+    merge_states,
+    prepare_signed_of,
+    push_signed_of,
+    merge_signed_states,
+    log_abs_of,
+    scan_lanes,
 };
 }  // namespace cpu
 }  // namespace entropic

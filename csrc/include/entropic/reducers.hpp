@@ -255,7 +255,8 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
   using D = typename P::Wide;
   constexpr double unscale = MathConstants<T>::unscale;
   const T ninf = -infinity<T>();
-  const bool line_starts = P::width * sizeof(T) >= 64 || reinterpret_cast<std::uintptr_t>(next) % 64 < P::width * sizeof(T);
+  const bool line_starts =
+      P::width * sizeof(T) >= 64 || reinterpret_cast<std::uintptr_t>(next) % 64 < P::width * sizeof(T);
   const bool full = lanes >= P::width;
   auto load = [&](const T* p) { return full ? P::load(p) : P::load_partial(p, lanes, ninf); };
   auto row = [&](index_t i) {

@@ -23,7 +23,8 @@ template <>
 struct ScalarBits<double> {
   using type = std::uint64_t;
   static constexpr int mantissa = 52;
-  static constexpr type sqrt_half = 0x3fe6a09e667f3bcdull, one = 0x3ff0000000000000ull, fraction = 0x000fffffffffffffull;
+  static constexpr type sqrt_half = 0x3fe6a09e667f3bcdull, one = 0x3ff0000000000000ull,
+                        fraction = 0x000fffffffffffffull;
   static constexpr int bias = 1023;
 };
 
@@ -58,26 +59,64 @@ struct Scalar {
   ENTROPIC_INLINE T largest() const { return v; }
 };
 
-template <class T> ENTROPIC_INLINE Scalar<T> operator+(Scalar<T> a, Scalar<T> b) { return a.v + b.v; }
-template <class T> ENTROPIC_INLINE Scalar<T> operator-(Scalar<T> a, Scalar<T> b) { return a.v - b.v; }
-template <class T> ENTROPIC_INLINE Scalar<T> operator*(Scalar<T> a, Scalar<T> b) { return a.v * b.v; }
-template <class T> ENTROPIC_INLINE Scalar<T> operator/(Scalar<T> a, Scalar<T> b) { return a.v / b.v; }
+template <class T>
+ENTROPIC_INLINE Scalar<T> operator+(Scalar<T> a, Scalar<T> b) {
+  return a.v + b.v;
+}
+template <class T>
+ENTROPIC_INLINE Scalar<T> operator-(Scalar<T> a, Scalar<T> b) {
+  return a.v - b.v;
+}
+template <class T>
+ENTROPIC_INLINE Scalar<T> operator*(Scalar<T> a, Scalar<T> b) {
+  return a.v * b.v;
+}
+template <class T>
+ENTROPIC_INLINE Scalar<T> operator/(Scalar<T> a, Scalar<T> b) {
+  return a.v / b.v;
+}
 ENTROPIC_INLINE Scalar<float> fma(Scalar<float> a, Scalar<float> b, Scalar<float> c) { return ::fmaf(a.v, b.v, c.v); }
-ENTROPIC_INLINE Scalar<double> fma(Scalar<double> a, Scalar<double> b, Scalar<double> c) { return ::fma(a.v, b.v, c.v); }
+ENTROPIC_INLINE Scalar<double> fma(Scalar<double> a, Scalar<double> b, Scalar<double> c) {
+  return ::fma(a.v, b.v, c.v);
+}
 
 // a where a > b, else b: pick_max(x, running) drops a nan in x, pick_max(limit, x) keeps it.
-template <class T> ENTROPIC_INLINE Scalar<T> pick_max(Scalar<T> a, Scalar<T> b) { return a.v > b.v ? a.v : b.v; }
+template <class T>
+ENTROPIC_INLINE Scalar<T> pick_max(Scalar<T> a, Scalar<T> b) {
+  return a.v > b.v ? a.v : b.v;
+}
 // a where a < b, else b.
-template <class T> ENTROPIC_INLINE Scalar<T> pick_min(Scalar<T> a, Scalar<T> b) { return a.v < b.v ? a.v : b.v; }
-template <class T> ENTROPIC_INLINE bool greater(Scalar<T> a, Scalar<T> b) { return a.v > b.v; }
-template <class T> ENTROPIC_INLINE bool equal(Scalar<T> a, Scalar<T> b) { return a.v == b.v; }
+template <class T>
+ENTROPIC_INLINE Scalar<T> pick_min(Scalar<T> a, Scalar<T> b) {
+  return a.v < b.v ? a.v : b.v;
+}
+template <class T>
+ENTROPIC_INLINE bool greater(Scalar<T> a, Scalar<T> b) {
+  return a.v > b.v;
+}
+template <class T>
+ENTROPIC_INLINE bool equal(Scalar<T> a, Scalar<T> b) {
+  return a.v == b.v;
+}
 // True for nan as well.
-template <class T> ENTROPIC_INLINE bool not_equal(Scalar<T> a, Scalar<T> b) { return a.v != b.v; }
+template <class T>
+ENTROPIC_INLINE bool not_equal(Scalar<T> a, Scalar<T> b) {
+  return a.v != b.v;
+}
 // Not a <= b: true for nan as well.
-template <class T> ENTROPIC_INLINE bool above_or_nan(Scalar<T> a, Scalar<T> b) { return !(a.v <= b.v); }
+template <class T>
+ENTROPIC_INLINE bool above_or_nan(Scalar<T> a, Scalar<T> b) {
+  return !(a.v <= b.v);
+}
 ENTROPIC_INLINE bool any(bool mask) { return mask; }
-template <class T> ENTROPIC_INLINE Scalar<T> select(bool mask, Scalar<T> a, Scalar<T> b) { return mask ? a.v : b.v; }
-template <class T> ENTROPIC_INLINE Scalar<T> zero_unless(bool mask, Scalar<T> a) { return mask ? a.v : T(0); }
+template <class T>
+ENTROPIC_INLINE Scalar<T> select(bool mask, Scalar<T> a, Scalar<T> b) {
+  return mask ? a.v : b.v;
+}
+template <class T>
+ENTROPIC_INLINE Scalar<T> zero_unless(bool mask, Scalar<T> a) {
+  return mask ? a.v : T(0);
+}
 
 // p * 2^n where the low bits of t, seen as an integer, hold n; p * 2^n must be a normal number.
 template <class T>
