@@ -105,3 +105,57 @@ def test_no_symbol_can_replace_a_baseline_one(tmp_path, name):
         exported = [line for line in symbols.splitlines() if re.search(r" [TDBR] ", line)]
         assert len(exported) == 1
         assert f"kernels_{name}" in exported[0]
+
+
+EVERYTHING = """
+import numpy as np, entropic
+x = np.random.default_rng(0).normal(size=(50, 700))
+for dtype in (np.float32, np.float64, np.float16):
+    y = x.astype(dtype)
+    for axis in (0, 1, None):
+        for f in (entropic.logsumexp, entropic.softmax, entropic.log_softmax, entropic.softmax_entropy, entropic.logmeanexp):
+            f(y, axis)
+    entropic.logcumsumexp(y), entropic.segment_logsumexp(y, np.arange(50) % 3), entropic.logsumexp(y, 1, b=y)
+    stream = entropic.LogSumExp()
+    stream.update(y)
+    stream.entropy
+print(entropic.show_config()["isa_active"], abs(float(entropic.logsumexp(x)) - np.log(np.exp(x).sum())) < 1e-12)
+"""
+
+
+@pytest.mark.parametrize(("processor", "name"), [("Nehalem", "baseline"), ("Haswell", "v3")])
+def test_an_older_processor_runs_the_module(processor, name):
+    """Under emulation, an instruction that the processor lacks ends the process: nothing newer leaks into its path."""
+    emulator = shutil.which("qemu-x86_64")
+    if not emulator or name not in _core.isa_compiled():
+        pytest.skip("needs qemu-x86_64 and an x86-64 build")
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "ENTROPIC_ISA": ""}
+    result = subprocess.run(
+        [emulator, "-cpu", processor, sys.executable, "-c", EVERYTHING],
+        env=environment, cwd="/", capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.stdout.split() == [name, "True"], result.stderr
+
+
+KERNEL_BUILDS = {name: ("c++", [], flags) for name, flags in FLAGS.items()} | {
+    "neon": ("aarch64-linux-gnu-g++", ["qemu-aarch64"], ["-static"])
+}
+
+
+@pytest.mark.parametrize("name", KERNEL_BUILDS)
+def test_kernels_by_themselves(tmp_path, name):
+    """The kernel tables in C++ against long double; NEON is cross-compiled and emulated where the tools are there."""
+    compiler, emulator, flags = KERNEL_BUILDS[name]
+    if name in FLAGS and name not in _core.isa_available():
+        pytest.skip(f"this machine has no {name}")
+    if not all(shutil.which(tool) for tool in [compiler, *emulator]):
+        pytest.skip(f"needs {' and '.join([compiler, *emulator])}")
+    program = tmp_path / "kernels"
+    sources = [ROOT / "tests/cpp/kernels/kernels.cpp", *sorted((ROOT / "csrc/cpu/isa").glob("*.cpp"))]
+    command = [compiler, "-std=c++17", "-O2", "-w", *flags, f"-DENTROPIC_ISA_{name.upper()}",
+               f"-DENTROPIC_TEST_KERNELS=kernels_{name}", f"-I{ROOT / 'csrc/include'}", *map(str, sources),
+               "-o", str(program)]  # fmt: skip
+    subprocess.run(command, check=True, timeout=300)
+    result = subprocess.run([*emulator, str(program)], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout
+    assert result.stdout == f"{name} ok\n"

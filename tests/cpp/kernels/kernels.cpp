@@ -1,0 +1,169 @@
+// The kernels of one instruction set against long double: for sets that this machine cannot run under Python, such as
+// NEON under an emulator. Linked with csrc/cpu/isa/*.cpp; ENTROPIC_TEST_KERNELS names the table.
+#include "../../../csrc/cpu/kernels.hpp"
+
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <random>
+#include <vector>
+
+using namespace entropic;
+using namespace entropic::cpu;
+
+namespace entropic {
+namespace cpu {
+extern const Kernels ENTROPIC_TEST_KERNELS;
+}
+}  // namespace entropic
+
+static int failures = 0;
+
+static void check(bool good, const char* what, double got, double want) {
+  if (good) return;
+  ++failures;
+  std::printf("%s: got %.17g, want %.17g\n", what, got, want);
+}
+
+static void check_near(const char* what, double got, double want, double tolerance) {
+  const bool same = got == want || (std::isnan(got) && std::isnan(want));
+  check(same || std::fabs(got - want) <= tolerance * std::fmax(1.0, std::fabs(want)), what, got, want);
+}
+
+struct Exact {
+  long double lse, entropy;
+};
+
+template <class T>
+Exact exact(const std::vector<T>& x) {
+  long double top = -INFINITY, sum = 0, moment = 0;
+  for (T v : x) top = std::fmax(top, static_cast<long double>(v));
+  for (T v : x) {
+    const long double d = top - v, e = std::exp(-d);
+    sum += e;
+    if (e > 0) moment += e * d;
+  }
+  return {top + std::log(sum), std::log(sum) + moment / sum};
+}
+
+template <class T>
+double finish(const FamilyKernels<T>& k, Value value, LogSum s) {
+  T out;
+  k.finish(value, &s, 1, 1.0, &out);
+  return out;
+}
+
+template <class T>
+void test_rows(const FamilyKernels<T>& k) {
+  const double eps = std::numeric_limits<T>::epsilon();
+  std::mt19937 generator(7);
+  std::normal_distribution<double> normal(0, 4);
+  for (int n : {1, 2, 3, 5, 15, 16, 17, 63, 255, 1000, 5000}) {
+    for (int kind = 0; kind < 5; ++kind) {
+      std::vector<T> x(n);
+      for (T& v : x) v = static_cast<T>(normal(generator));
+      if (kind == 1) x[n / 2] += 40;
+      if (kind == 2)
+        for (int i = 0; i < n; ++i) x[i] = static_cast<T>(i * 0.01);
+      if (kind == 3)
+        for (int i = 0; i < n; i += 3) x[i] = -std::numeric_limits<T>::infinity();
+      if (kind == 3 && n < 2) continue;
+      if (kind == 4)
+        for (T& v : x) v = T(1.5);
+      LogSum s{-HUGE_VAL, 0, 0};
+      k.push_row(x.data(), n, true, &s);
+      const Exact want = exact(x);
+      check_near("row logsumexp", finish(k, Value::logsumexp, s), static_cast<double>(want.lse), 4 * eps);
+      check_near("row entropy", finish(k, Value::entropy, s), static_cast<double>(want.entropy), 8 * eps);
+
+      std::vector<T> p(n), log_p(n);
+      k.write_row(Write::probability, x.data(), n, s.m, 1 / (1 + s.r), 0, false, p.data());
+      k.write_row(Write::log_probability, x.data(), n, s.m, std::log1p(s.r), 0, false, log_p.data());
+      for (int i = 0; i < n; ++i) {
+        const long double exact_log = x[i] - want.lse;
+        check_near("probability", p[i], static_cast<double>(std::exp(exact_log)), 16 * eps);
+        check_near("log probability", log_p[i], static_cast<double>(exact_log), 4 * eps);
+      }
+    }
+  }
+  for (double special : {HUGE_VAL, -HUGE_VAL, std::nan("")}) {
+    for (int at : {0, 7, 99}) {
+      std::vector<T> x(100, T(0.5));
+      x[at] = static_cast<T>(special);
+      LogSum s{-HUGE_VAL, 0, 0};
+      k.push_row(x.data(), 100, true, &s);
+      const double want = special == -HUGE_VAL ? 0.5 + std::log(99.0) : special;
+      check_near("special", finish(k, Value::logsumexp, s), want, 4 * eps);
+    }
+  }
+}
+
+template <class T>
+void test_lanes(const FamilyKernels<T>& k) {
+  const double eps = std::numeric_limits<T>::epsilon();
+  std::mt19937 generator(9);
+  std::normal_distribution<double> normal(0, 4);
+  for (int lanes : {1, 3, 16, 21, 64}) {
+    const int ld = lanes + 5, rows = 16, tiles = 4;
+    std::vector<T> x(ld * rows * tiles), m(lanes + 16, -std::numeric_limits<T>::infinity());
+    std::vector<double> r(lanes + 16, 0.0), t(lanes + 16, 0.0);
+    for (T& v : x) v = static_cast<T>(normal(generator));
+    for (int tile = 0; tile < tiles; ++tile)
+      k.push_lanes(x.data() + tile * rows * ld, ld, rows, lanes, true, m.data(), r.data(), t.data());
+    for (int j = 0; j < lanes; ++j) {
+      std::vector<T> column(rows * tiles);
+      for (int i = 0; i < rows * tiles; ++i) column[i] = x[i * ld + j];
+      const Exact want = exact(column);
+      const LogSum s{static_cast<double>(m[j]), r[j], t[j]};
+      check_near("lane logsumexp", finish(k, Value::logsumexp, s), static_cast<double>(want.lse), 4 * eps);
+      check_near("lane entropy", finish(k, Value::entropy, s), static_cast<double>(want.entropy), 8 * eps);
+    }
+    std::vector<T> turned(ld * rows);
+    k.transpose(x.data(), ld, rows, lanes, turned.data(), rows);
+    for (int i = 0; i < rows; ++i)
+      for (int j = 0; j < lanes; ++j) check(turned[j * rows + i] == x[i * ld + j], "transpose", i, j);
+  }
+}
+
+template <class T>
+void test_functions(const FamilyKernels<T>& k) {
+  const double eps = std::numeric_limits<T>::epsilon();
+  for (double v = -80; v < 80; v += 0.173) {
+    const T x = static_cast<T>(v), y = static_cast<T>(std::exp(v));
+    T got;
+    k.exp(&x, 1, &got);
+    check(std::fabs(got / std::exp(static_cast<double>(x)) - 1) <= 1.3 * eps, "exp", got, std::exp(x));
+    k.log(&y, 1, &got);
+    check_near("log", got, std::log(static_cast<double>(y)), 1.3 * eps);
+    k.log1p(&y, 1, &got);
+    check(std::fabs(got / std::log1p(static_cast<double>(y)) - 1) <= 1.3 * eps, "log1p", got, std::log1p(y));
+  }
+}
+
+int main() {
+  const Kernels& k = ENTROPIC_TEST_KERNELS;
+  test_functions(k.f32);
+  test_functions(k.f64);
+  test_rows(k.f32);
+  test_rows(k.f64);
+  test_lanes(k.f32);
+  test_lanes(k.f64);
+
+  double a[] = {50, 3, 50, 1}, b[] = {1, 2, -1, 0};
+  SignedSum s{-HUGE_VAL, 0, 0};
+  k.push_signed(a, b, 4, &s);
+  check_near("signed", s.m + k.log_abs(s.hi, s.lo), 3 + std::log(2.0), 1e-14);
+
+  double run[2 * 16], m[16], r[16];
+  for (int i = 0; i < 16; ++i) {
+    m[i] = -HUGE_VAL;
+    r[i] = 0;
+    run[i] = i;
+    run[16 + i] = 2;
+  }
+  k.scan(run, 16, 2, 16, m, r);
+  for (int i = 0; i < 16; ++i) check_near("scan", run[16 + i], std::log(std::exp(double(i)) + std::exp(2.0)), 1e-15);
+
+  std::printf(failures ? "%s: %d failures\n" : "%s ok\n", k.name, failures);
+  return failures != 0;
+}
