@@ -84,6 +84,24 @@ def test_float32_functions_densely(isa, name, low, high):
     assert error.max() <= (1.25 if name == "exp" else 1.2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["exp", "log", "log1p"])
+def test_float32_functions_exhaustively(isa, name):
+    """Every float32, against numpy's float64 function."""
+    for block in range(512):
+        x = np.arange(block << 23, (block + 1) << 23, dtype=np.uint32).view(np.float32)
+        if name == "log1p":
+            x = x[(x >= 0) | np.isnan(x)]
+        got = _core.elementwise(name, x)
+        want = exact_in_float64(name, x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            nearest = want.astype(np.float32)
+            usual = np.isfinite(nearest)
+            np.testing.assert_array_equal(got[~usual], nearest[~usual])
+            error = np.abs(got[usual] - want[usual]) / np.spacing(np.abs(nearest[usual])).astype(np.float64)
+        assert not error.size or error.max() <= 1.25
+
+
 @pytest.mark.parametrize("name", ["exp", "log", "log1p"])
 def test_float64_functions_against_mpmath(isa, rng, name):
     if name == "exp":
