@@ -22,7 +22,7 @@ def _cuda_and_devices() -> tuple[str, list[str]]:
     try:
         from . import _cuda
     except ImportError:
-        return "not built (no working nvcc was found, or ENTROPIC_CUDA=OFF)", []
+        return _core.cuda_build, []
     problem = _cuda.problem()
     built = f"built for {_cuda.architectures}"
     return (f"{built}; {problem}" if problem else built), list(_cuda.devices())

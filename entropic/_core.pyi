@@ -6,6 +6,7 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "cuda_build",
     "elementwise",
     "finish_states",
     "force_isa",
@@ -76,4 +77,5 @@ def reduce_states(
 def scan(a: numpy.ndarray, axis: typing.SupportsInt | typing.SupportsIndex, out: numpy.ndarray) -> None: ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 
+cuda_build: str
 version: str

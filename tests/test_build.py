@@ -24,6 +24,14 @@ def test_one_version():
     assert entropic.show_config()["version"] == entropic.__version__
 
 
+def test_config_says_why_there_is_no_cuda():
+    cuda = entropic.show_config()["cuda"]
+    assert cuda.startswith("built for") or cuda in (
+        "not built: ENTROPIC_CUDA=OFF", "not built: no working nvcc was found",
+    )  # fmt: skip
+    assert cuda.startswith("built") == (_core.cuda_build == "built")
+
+
 def test_everything_public_is_at_the_top():
     for name in logits.__all__:
         assert getattr(entropic, name) is getattr(logits, name)
@@ -103,7 +111,7 @@ def test_stub_is_the_generated_one(tmp_path):
     result = run(sys.executable, "-m", "pybind11_stubgen", "entropic._core", "-o", str(tmp_path), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     stub = tmp_path / "entropic" / "_core.pyi"
-    stub.write_text(re.sub(r"^version: str = .*$", "version: str", stub.read_text(), flags=re.M))
+    stub.write_text(re.sub(r"^(version|cuda_build): str = .*$", r"\1: str", stub.read_text(), flags=re.M))
     for command in (["check", "-q", "--fix"], ["format", "-q"]):
         formatted = run(sys.executable, "-m", "ruff", *command, "--config", str(ROOT / "pyproject.toml"), str(stub))
         assert formatted.returncode == 0, formatted.stderr

@@ -34,6 +34,7 @@ std::vector<std::string> isa_names(bool all) {
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   cpu::set_interrupt_check(signals_pending);
   m.attr("version") = ENTROPIC_VERSION;
+  m.attr("cuda_build") = ENTROPIC_CUDA_BUILD;
   m.def("isa_compiled", [] { return isa_names(true); });
   m.def("isa_available", [] { return isa_names(false); });
   m.def("isa_active", [] { return std::string(cpu::active().name); });

@@ -211,6 +211,9 @@ void finite_rows(const std::string& type) {
   holds(type + " mostly -inf", gaps, 40);
 
   holds(type + " a million equal values", Row<T>(1000000, T(0.75)), 4);
+  Row<T> biased(1000000, T(0.1));  // a long sum of equal terms rounds the same way every time
+  biased[77] = 1;
+  holds(type + " a million equal values and a larger one", biased, 40);
   holds(type + " far apart", Row<T>{T(-1e30), T(5), T(-1e30), T(4)}, 40);
 }
 
@@ -225,6 +228,11 @@ void edges(const std::string& type) {
   gives(type + " one finite", Row<T>{-t_inf, T(1), -t_inf}, 1, 1 - std::log(3.0), 0);
   // The difference of the two is infinite.
   gives(type + " extremes", Row<T>{-most, most}, most, most, 0);
+  Row<T> same_thread(3000, -t_inf);
+  same_thread[0] = -most;
+  same_thread[2048] = most;
+  for (LogSum s : {by_block(same_thread.data(), 3000), by_thread(same_thread.data(), 3000)})
+    same(type + " extremes in two batches", "log1p(r) + t", log1p_of(s.r) + s.t, 0);
   const Row<T> row = normal_row<T>(5000, T(1), 9);
   for (std::size_t at : {0, 33, 2047, 2048, 4999}) {
     Row<T> one = row;

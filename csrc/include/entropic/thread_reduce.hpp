@@ -66,11 +66,9 @@ ENTROPIC_INLINE void take_out_first(T (&x)[n], T value) {
 template <class T, int n>
 ENTROPIC_INLINE void raise(Share<T>& s, T top, bool leaves_out, T (&x)[n]) {
   s.carry();
-  if (top == infinity<T>()) {
-    s.r = (s.r + s.t) * 0;  // only nan still matters
-  } else if (s.m != -infinity<T>()) {
+  if (s.m != -infinity<T>()) {
     if (s.left_out) s.r += 1.0;
-    // Nothing is left beyond 1000, and the difference of two finite numbers may be infinite.
+    // From 1000 above nothing but nan is seen of it; the difference of two finite numbers may be infinite.
     const Scalar<double> d = pick_min(Scalar<double>(static_cast<double>(top) - s.m), Scalar<double>(1000.0));
     const double k = exp_of(-d.v);
     s.t = fma(Scalar<double>(s.r), d, Scalar<double>(s.t)).v * k;
