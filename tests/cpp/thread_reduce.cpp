@@ -144,8 +144,9 @@ void each_way(const std::string& name, F f) {
   f(name + ", segments", [](const auto* row, index_t n) { return by_segments(row, n); });
 }
 
-// Relative errors of log1p(r) and of the entropy. A term carries the rounding of x - m (half an ulp of up to 64 in the
-// tests' rows, exp makes it relative) and that of at most 12 float additions; in float64 the same with its own ulp.
+// Relative errors of logsumexp, log1p(r) and the entropy, in ulps: x - m is rounded once, by at most half an ulp of
+// itself, which exp makes relative to its term (terms that count have |x - m| below 16); then up to 12 roundings of
+// float sums that mostly cancel. 7 is the worst seen.
 template <class T>
 void holds(const std::string& name, const Row<T>& row, double ulps) {
   const Truth truth = truth_of(row);
@@ -184,12 +185,12 @@ void finite_rows(const std::string& type) {
   for (std::size_t n : {2, 7, 8, 31, 255, 256, 257, 2048, 2049, 5000, 100003})
     for (double scale : {0.01, 1.0, 12.0})
       holds(type + " normal * " + std::to_string(scale) + ", n = " + std::to_string(n),
-            normal_row<T>(n, static_cast<T>(scale), static_cast<unsigned>(n)), 40);
+            normal_row<T>(n, static_cast<T>(scale), static_cast<unsigned>(n)), 12);
 
   for (std::size_t at : {0, 1, 300, 4999}) {
     Row<T> row = normal_row<T>(5000, T(1), 3);
     row[at] = 40;
-    holds(type + " one logit at 40", row, 40);
+    holds(type + " one logit at 40", row, 12);
   }
 
   Row<T> rising(6000), falling(6000);
@@ -197,24 +198,24 @@ void finite_rows(const std::string& type) {
     rising[i] = static_cast<T>(i) / 64;
     falling[rising.size() - 1 - i] = rising[i];
   }
-  holds(type + " rising", rising, 40);
-  holds(type + " falling", falling, 40);
+  holds(type + " rising", rising, 12);
+  holds(type + " falling", falling, 12);
 
   Row<T> ties = normal_row<T>(9000, T(1), 5);
   for (std::size_t i : {5, 6, 40, 700, 701, 2500, 8999}) ties[i] = 9;
-  holds(type + " ties of the maximum", ties, 40);
+  holds(type + " ties of the maximum", ties, 12);
 
   Row<T> gaps(3000, -infinity<T>());
   gaps[17] = 3;
   gaps[2900] = T(2.5);
   gaps[2901] = 3;
-  holds(type + " mostly -inf", gaps, 40);
+  holds(type + " mostly -inf", gaps, 12);
 
   holds(type + " a million equal values", Row<T>(1000000, T(0.75)), 4);
   Row<T> biased(1000000, T(0.1));  // a long sum of equal terms rounds the same way every time
   biased[77] = 1;
-  holds(type + " a million equal values and a larger one", biased, 40);
-  holds(type + " far apart", Row<T>{T(-1e30), T(5), T(-1e30), T(4)}, 40);
+  holds(type + " a million equal values and a larger one", biased, 100);
+  holds(type + " far apart", Row<T>{T(-1e30), T(5), T(-1e30), T(4)}, 12);
 }
 
 template <class T>
