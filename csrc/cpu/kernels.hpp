@@ -16,8 +16,9 @@ struct FamilyKernels {
   void (*push_row)(const T* x, index_t n, bool with_t, LogSum* s);
   // Folds `rows` x `lanes` scores, rows `ld` apart, into one state a lane; at most 16 rows and lanes of 8192
   // bytes, and m, r and t
-  // have room for 16 lanes more.
-  void (*push_lanes)(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* t);
+  // have room for 16 lanes more. The sums are r + r_low.
+  void (*push_lanes)(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r,
+                     double* r_low, double* t);
   // out[i] = value of state i.
   void (*finish)(Value value, const LogSum* s, index_t count, double n, T* out);
   // Writes n scores of one row, under its state's m and the coefficients a, b; `stream` bypasses the cache.
@@ -45,8 +46,10 @@ struct Kernels {
   void (*push_signed)(double* a, const double* b, index_t n, SignedSum* s);
   SignedSum (*merge_signed)(SignedSum, SignedSum);
   double (*log_abs)(double hi, double lo);
-  // x holds `rows` steps of `lanes` running sums, rows `ld` apart, and becomes the running values.
-  void (*scan)(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r);
+  SignedSum (*to_signed)(LogSum);
+  LogSum (*to_log_sum)(SignedSum);
+  // x holds `rows` steps of `lanes` running sums, rows `ld` apart, and becomes the running values; the sums are r + low.
+  void (*scan)(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r, double* low);
 
   template <class T>
   const FamilyKernels<T>& of() const;

@@ -41,7 +41,8 @@ class RowMapper {
   RowMapper(const Kernels& kernels, RowMap map, const double* cotangent)
       : kernels_(kernels), map_(map), cotangent_(cotangent) {}
 
-  bool needs_t() const { return map_ == RowMap::entropy_vjp; }
+  // Also where r alone is what is wanted to its last place, as in the log-probability of a near-certain category.
+  bool precise() const { return map_ == RowMap::entropy_vjp || map_ == RowMap::log_softmax; }
   Write what() const {
     if (map_ == RowMap::log_softmax) return Write::log_probability;
     return map_ == RowMap::entropy_vjp ? Write::weighted_probability : Write::probability;
@@ -159,7 +160,7 @@ bool map_rows_as(const View& x, RowMap map, const double* cotangent, const View&
   const RowMapper mapper(kernels, map, cotangent);
   const StoredScore<T> score(x);
   const Plan plan = score.plan();
-  const LogSumReducer<T> reducer(kernels, mapper.needs_t());
+  const LogSumReducer<T> reducer(kernels, mapper.precise());
   // An output larger than the caches is written past them: its old contents need not be read.
   const bool stream = x.data != out.data && plan.rows * plan.cols * index_t(sizeof(T)) > (index_t(8) << 20);
   const UnitWriter<T> writer(score, mapper, out, stream);
@@ -296,21 +297,21 @@ class Scan {
     const Kernels& kernels = active();
     return for_units(rows_, rows_ * cols_, [&](index_t row) {
       double buffer[kPiece];
-      LogSum total{-HUGE_VAL, 0, 0};
+      SignedSum total{-HUGE_VAL, 0, 0};  // as many pieces as there are, in a chain
       for (index_t p = 0; p < pieces_; ++p) {
-        start[row * pieces_ + p] = total;
+        start[row * pieces_ + p] = kernels.to_log_sum(total);
         if (p + 1 == pieces_) break;
         LogSum piece{-HUGE_VAL, 0, 0};
         load_span(x_, x_.data + x_.outer.offset(row), x_.inner, p * kPiece, kPiece, buffer);
         kernels.f64.push_row(buffer, kPiece, false, &piece);
-        total = kernels.merge(total, piece);
+        total = kernels.merge_signed(total, kernels.to_signed(piece));
       }
     });
   }
 
   void write_lanes(index_t first, index_t count, const LogSum* start) const {
     alignas(64) double tile[kSteps * kLanes] = {};
-    double m[kLanes], r[kLanes];
+    double m[kLanes], r[kLanes], low[kLanes] = {};
     for (index_t i = 0; i < kLanes; ++i) {
       m[i] = i < count ? start[i].m : -HUGE_VAL;
       r[i] = i < count ? start[i].r : 0.0;
@@ -322,7 +323,7 @@ class Scan {
         load_span(x_, x_.data + x_.outer.offset(s.row), x_.inner, s.col, s.n, lane);
         for (index_t k = 0; k < s.n; ++k) tile[k * kLanes + i] = lane[k];
       }
-      active().scan(tile, kLanes, kSteps, kLanes, m, r);
+      active().scan(tile, kLanes, kSteps, kLanes, m, r, low);
       for (index_t i = 0; i < count; ++i) {
         const Span s = span(first + i, step);
         for (index_t k = 0; k < s.n; ++k) lane[k] = tile[k * kLanes + i];
@@ -395,24 +396,30 @@ class SegmentSum {
       for (index_t j = 0; j < n; ++j) out[key[j]].m = std::max(out[key[j]].m, a[j]);  // nan is never larger
     });
     const FamilyKernels<double>& kernels = active().f64;
+    std::vector<double> low(static_cast<std::size_t>(states_));  // what the sums lose
     each_tile(first, rows, [&](const double* a, const index_t* key, index_t n) {
       double e[kTile];
       for (index_t j = 0; j < n; ++j) e[j] = a[j] - out[key[j]].m;
       kernels.exp(e, n, e);
-      for (index_t j = 0; j < n; ++j) add(a[j], e[j], out[key[j]]);
+      for (index_t j = 0; j < n; ++j) add(a[j], e[j], out[key[j]], low[static_cast<std::size_t>(key[j])]);
     });
-    for (index_t k = 0; k < states_; ++k) out[k].t = 0;
+    for (index_t k = 0; k < states_; ++k) {
+      out[k].r += low[static_cast<std::size_t>(k)];
+      out[k].t = 0;
+    }
   }
 
  private:
   // t marks that the state's one maximal element has been left out.
-  static void add(double a, double e, LogSum& s) {
+  static void add(double a, double e, LogSum& s, double& low) {
     if (std::isinf(s.m)) {
       if (std::isnan(a)) s.r = a;
     } else if (a == s.m && s.t == 0) {
       s.t = 1;
     } else {
-      s.r += e;
+      const double sum = s.r + e;
+      low += s.r >= e ? (s.r - sum) + e : (e - sum) + s.r;
+      s.r = sum;
     }
   }
 

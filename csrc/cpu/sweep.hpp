@@ -110,16 +110,16 @@ class LogSumReducer {
     if (!lanes_used_) {
       for (index_t i = 0; i < n + kPad; ++i) {
         m_[i] = -static_cast<T>(HUGE_VAL);
-        r_[i] = t_[i] = 0;
+        r_[i] = low_[i] = t_[i] = 0;
       }
       lanes_used_ = true;
     }
-    kernels_.of<T>().push_lanes(x, ld, steps, n, with_t_, m_, r_, t_);
+    kernels_.of<T>().push_lanes(x, ld, steps, n, with_t_, m_, r_, low_, t_);
   }
   const LogSum* states() {
     if (!started_ && !lanes_used_) start();  // rows without elements
     if (lanes_used_)
-      for (index_t i = 0; i < count_; ++i) states_[i] = LogSum{static_cast<double>(m_[i]), r_[i], t_[i]};
+      for (index_t i = 0; i < count_; ++i) states_[i] = LogSum{static_cast<double>(m_[i]), r_[i] + low_[i], t_[i]};
     return states_;
   }
   LogSum merged(LogSum a, LogSum b) const { return kernels_.merge(a, b); }
@@ -135,7 +135,7 @@ class LogSumReducer {
   index_t count_ = 0;
   LogSum states_[kMaxUnitRows];
   T m_[kMaxUnitRows + kPad];
-  double r_[kMaxUnitRows + kPad], t_[kMaxUnitRows + kPad];
+  double r_[kMaxUnitRows + kPad], low_[kMaxUnitRows + kPad], t_[kMaxUnitRows + kPad];
 };
 
 // ---- scores ------------------------------------------------------------------------------------------------------

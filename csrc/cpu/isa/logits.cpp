@@ -16,9 +16,10 @@ void push_row_of(const T* x, index_t n, bool with_t, LogSum* s) {
 }
 
 template <class T>
-void push_lanes_of(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* t) {
-  if (with_t) push_lane_tile<NativePack<T>, true>(x, ld, rows, lanes, m, r, t);
-  else push_lane_tile<NativePack<T>, false>(x, ld, rows, lanes, m, r, t);
+void push_lanes_of(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* r_low,
+                   double* t) {
+  if (with_t) push_lane_tile<NativePack<T>, true>(x, ld, rows, lanes, m, r, r_low, t);
+  else push_lane_tile<NativePack<T>, false>(x, ld, rows, lanes, m, r, r_low, t);
 }
 
 template <class T>
@@ -170,18 +171,21 @@ void log1p_array(const T* x, index_t n, T* out) {
 LogSum merge_states(LogSum a, LogSum b) { return merge(a, b); }
 SignedSum merge_signed_states(SignedSum a, SignedSum b) { return merge(a, b); }
 double log_abs_of(double hi, double lo) { return log_abs(hi, lo); }
+SignedSum to_signed_of(LogSum s) { return to_signed(s); }
+LogSum to_log_sum_of(SignedSum s) { return to_log_sum(s); }
 double prepare_signed_of(double* a, const double* b, index_t n) { return prepare_signed<NativePack<double>>(a, b, n); }
 void push_signed_of(double* a, const double* b, index_t n, SignedSum* s) {
   push_signed<NativePack<double>>(a, b, n, *s);
 }
 
-void scan_lanes(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r) {
+void scan_lanes(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r, double* low) {
   using D = NativePack<double>;
   for (index_t j = 0; j + D::width <= lanes; j += D::width) {
-    D top = D::load(m + j), rest = D::load(r + j);
-    for (index_t i = 0; i < rows; ++i) scan_step(D::load(x + i * ld + j), top, rest).store(x + i * ld + j);
+    D top = D::load(m + j), rest = D::load(r + j), rest_low = D::load(low + j);
+    for (index_t i = 0; i < rows; ++i) scan_step(D::load(x + i * ld + j), top, rest, rest_low).store(x + i * ld + j);
     top.store(m + j);
     rest.store(r + j);
+    rest_low.store(low + j);
   }
 }
 
@@ -220,8 +224,7 @@ const Kernels ENTROPIC_KERNELS = {
     prepare_signed_of,
     push_signed_of,
     merge_signed_states,
-    log_abs_of,
-    scan_lanes,
+    log_abs_of, to_signed_of, to_log_sum_of, scan_lanes,
 };
 }  // namespace cpu
 }  // namespace entropic

@@ -44,19 +44,19 @@ struct MathConstants<double> {
   static constexpr double smallest_normal = 2.2250738585072014e-308, lift = 18014398509481984.0, lift_log2 = 54.0;
 };
 
+// (exp(f) - 1) / f, that is 1 + f q(f), for |f| <= ln2/2.
 template <class P>
-ENTROPIC_INLINE P exp_polynomial(P f, float) {
+ENTROPIC_INLINE P expm1_over_f(P f, float) {
   P q = P(1.38144858e-3f);
   q = fma(q, f, P(8.36875001e-3f));
   q = fma(q, f, P(4.16683919e-2f));
   q = fma(q, f, P(1.66665203e-1f));
   q = fma(q, f, P(4.99999934e-1f));
-  q = fma(q, f, P(1.0f));
   return fma(q, f, P(1.0f));
 }
 
 template <class P>
-ENTROPIC_INLINE P exp_polynomial(P f, double) {
+ENTROPIC_INLINE P expm1_over_f(P f, double) {
   P q = P(2.50001932606658282e-8);
   q = fma(q, f, P(2.76303196149853379e-7));
   q = fma(q, f, P(2.75575863143928602e-6));
@@ -67,7 +67,6 @@ ENTROPIC_INLINE P exp_polynomial(P f, double) {
   q = fma(q, f, P(4.16666666665295535e-2));
   q = fma(q, f, P(1.66666666666664116e-1));
   q = fma(q, f, P(5.00000000000001069e-1));
-  q = fma(q, f, P(1.0));
   return fma(q, f, P(1.0));
 }
 
@@ -107,7 +106,9 @@ ENTROPIC_INLINE P exp_shifted(P x, P shift) {
     const P n = t - magic;
     P f = fma(n, P(-C::ln2_hi), x);
     f = fma(n, P(-C::ln2_lo), f);
-    return add_exponent(exp_polynomial(f, T()), t);
+    // A product and not an addition to the exponent's bits, which would turn some nan into numbers.
+    const P power = add_exponent(P(T(1)), t);
+    return fma(power * f, expm1_over_f(f, T()), power);
   }
 }
 
@@ -119,6 +120,20 @@ ENTROPIC_INLINE P exp_scaled(P& x) {
   const P e = zero_unless(counts, exp_shifted(x, P(C::scale_log2)));
   x = zero_unless(counts, x);
   return e;
+}
+
+// The same of x - m, with what rounding the difference lost (Knuth's two-sum) put back to first order: that loss is
+// |x - m| units of the result's last place, all of a small probability's error. Leaves x - m in x.
+template <class P>
+ENTROPIC_INLINE P exp_scaled_difference(P& x, P m) {
+  using C = MathConstants<typename P::Element>;
+  const P d = x - m;
+  const P back = d - x;
+  const P lost = (x - (d - back)) - (m + back);
+  const auto counts = above_or_nan(d, P(C::exp_floor));
+  const P e = exp_shifted(d, P(C::scale_log2));
+  x = zero_unless(counts, d);
+  return zero_unless(counts, fma(e, lost, e));
 }
 
 // exp of anything: subnormal results are rounded once, large ones become inf.

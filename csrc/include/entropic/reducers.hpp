@@ -32,7 +32,8 @@ ENTROPIC_INLINE double log1p_of(double x) { return log1p(Scalar<double>(x)).v; }
 template <class D>
 ENTROPIC_INLINE void seen_from(D d, D k, D& r, D& t) {
   const D mass = r + D(1.0);
-  t = fma(mass, d, t) * k;
+  // beyond 1000 k is 0; an infinite d, of maxima at either end of the range, would make 0 * inf of it
+  t = fma(mass, pick_min(d, D(1000.0)), t) * k;
   r = mass * k;
 }
 
@@ -55,18 +56,28 @@ ENTROPIC_INLINE LogSum merge(LogSum a, LogSum b) {
   return a;
 }
 
+// hi + lo + x, exactly rounded into the pair (Knuth's two-sum, then the small parts).
+template <class D>
+ENTROPIC_INLINE void add_exact(D x, D& hi, D& lo) {
+  const D s = hi + x;
+  const D part = s - hi;
+  lo = lo + ((hi - (s - part)) + (x - part));
+  hi = s;
+}
+
+// Sums of blocks, in float64 and with a second float64 for what the first loses: a row has many blocks.
 template <class P, bool with_t>
 struct BlockSum {
   using D = typename P::Wide;
-  D r[P::wide_parts], t[P::wide_parts];
+  D r[P::wide_parts], r_low[P::wide_parts], t[P::wide_parts];
 
   ENTROPIC_INLINE void clear() {
-    for (int i = 0; i < P::wide_parts; ++i) r[i] = t[i] = D(0.0);
+    for (int i = 0; i < P::wide_parts; ++i) r[i] = r_low[i] = t[i] = D(0.0);
   }
   ENTROPIC_INLINE void add(P block_r, P block_t) {
     D part[P::wide_parts];
     block_r.widen(part);
-    for (int i = 0; i < P::wide_parts; ++i) r[i] = r[i] + part[i];
+    for (int i = 0; i < P::wide_parts; ++i) add_exact(part[i], r[i], r_low[i]);
     if (!with_t) return;
     block_t.widen(part);
     for (int i = 0; i < P::wide_parts; ++i) t[i] = t[i] + part[i];
@@ -74,9 +85,9 @@ struct BlockSum {
   // Moves what was gathered into the state. The sums were of e (x - m) 2^scale, hence the sign and the scale.
   ENTROPIC_INLINE void flush(LogSum& s) {
     constexpr double unscale = MathConstants<typename P::Element>::unscale;
-    D total_r = r[0], total_t = t[0];
+    D total_r = r[0] + r_low[0], total_t = t[0];
     for (int i = 1; i < P::wide_parts; ++i) {
-      total_r = total_r + r[i];
+      total_r = total_r + (r[i] + r_low[i]);
       total_t = total_t + t[i];
     }
     s.r += total_r.sum() * unscale;
@@ -86,11 +97,11 @@ struct BlockSum {
 };
 
 // One pack of a block: adds to the running maximum and returns exp(x - m), scaled; with `apart`, elements equal to m
-// are left out and counted.
-template <bool apart, class P>
+// are left out and counted. `precise` is for sums that matter by themselves, as in an entropy, not beside the maximum.
+template <bool apart, bool precise, class P>
 ENTROPIC_INLINE P block_term(P x, P m, P& top, P& ties, P& d) {
-  d = x - m;
-  P e = exp_scaled(d);
+  d = precise ? x : x - m;
+  P e = precise ? exp_scaled_difference(d, m) : exp_scaled(d);
   if (apart) {
     const auto rest = not_equal(x, m);
     e = zero_unless(rest, e);
@@ -117,10 +128,10 @@ ENTROPIC_INLINE double sum_block(const typename P::Element* x, index_t n, typena
     if (fetches)
       for (index_t line = 0; line < 4 * w; line += 64 / sizeof(T)) ENTROPIC_PREFETCH(x + j + ahead + line);
     P d0, d1, d2, d3;
-    const P e0 = block_term<apart>(P::load(x + j), pm, top0, ties0, d0);
-    const P e1 = block_term<apart>(P::load(x + j + w), pm, top1, ties1, d1);
-    const P e2 = block_term<apart>(P::load(x + j + 2 * w), pm, top0, ties0, d2);
-    const P e3 = block_term<apart>(P::load(x + j + 3 * w), pm, top1, ties1, d3);
+    const P e0 = block_term<apart, with_t>(P::load(x + j), pm, top0, ties0, d0);
+    const P e1 = block_term<apart, with_t>(P::load(x + j + w), pm, top1, ties1, d1);
+    const P e2 = block_term<apart, with_t>(P::load(x + j + 2 * w), pm, top0, ties0, d2);
+    const P e3 = block_term<apart, with_t>(P::load(x + j + 3 * w), pm, top1, ties1, d3);
     r0 = r0 + (e0 + e1);
     r1 = r1 + (e2 + e3);
     if (with_t) {
@@ -131,7 +142,7 @@ ENTROPIC_INLINE double sum_block(const typename P::Element* x, index_t n, typena
   for (; j < n; j += w) {
     P d;
     const P v = j + w <= n ? P::load(x + j) : P::load_partial(x + j, n - j, -infinity<T>());
-    const P e = block_term<apart>(v, pm, top0, ties0, d);
+    const P e = block_term<apart, with_t>(v, pm, top0, ties0, d);
     r0 = r0 + e;
     if (with_t) t0 = fma(e, d, t0);
   }
@@ -250,7 +261,7 @@ ENTROPIC_INLINE void push_row(const typename P::Element* x, index_t n, LogSum& s
 template <class P, bool with_t>
 ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
                                     const typename P::Element* next, index_t next_ld, const typename P::Element* tops,
-                                    typename P::Element* m, double* r, double* t) {
+                                    typename P::Element* m, double* r, double* r_low, double* t) {
   using T = typename P::Element;
   using D = typename P::Wide;
   constexpr double unscale = MathConstants<T>::unscale;
@@ -274,8 +285,8 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
     for (index_t i = 0; i < rows; ++i) {
       const P v = row(i);
       const auto rest = not_equal(v, top);
-      P d = v - shift;
-      const P e = zero_unless(rest, exp_scaled(d));
+      P d = with_t ? v : v - shift;
+      const P e = zero_unless(rest, with_t ? exp_scaled_difference(d, shift) : exp_scaled(d));
       ties = ties + (P(T(1)) - zero_unless(rest, P(T(1))));
       sum_r = sum_r + e;
       if (with_t) sum_t = fma(e, zero_unless(rest, d), sum_t);
@@ -286,16 +297,16 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
     index_t i = 0;
     for (; i + 4 <= rows; i += 4) {
       P d0, d1, d2, d3;
-      const P e0 = block_term<false>(row(i), top, ignored, ties, d0);
-      const P e1 = block_term<false>(row(i + 1), top, ignored, ties, d1);
-      const P e2 = block_term<false>(row(i + 2), top, ignored, ties, d2);
-      const P e3 = block_term<false>(row(i + 3), top, ignored, ties, d3);
+      const P e0 = block_term<false, with_t>(row(i), top, ignored, ties, d0);
+      const P e1 = block_term<false, with_t>(row(i + 1), top, ignored, ties, d1);
+      const P e2 = block_term<false, with_t>(row(i + 2), top, ignored, ties, d2);
+      const P e3 = block_term<false, with_t>(row(i + 3), top, ignored, ties, d3);
       sum_r = sum_r + ((e0 + e1) + (e2 + e3));
       if (with_t) sum_t = sum_t + (fma(e0, d0, e1 * d1) + fma(e2, d2, e3 * d3));
     }
     for (; i < rows; ++i) {
       P d;
-      const P e = block_term<false>(row(i), top, ignored, ties, d);
+      const P e = block_term<false, with_t>(row(i), top, ignored, ties, d);
       sum_r = sum_r + e;
       if (with_t) sum_t = fma(e, d, sum_t);
     }
@@ -311,8 +322,9 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
   ties.widen(wide_ties);
   for (int part = 0; part < P::wide_parts; ++part) {
     double* to_r = r + part * D::width;
+    double* to_low = r_low + part * D::width;
     double* to_t = t + part * D::width;
-    D state_r = D::load(to_r), state_t = D::load(to_t);
+    D state_r = D::load(to_r), state_low = D::load(to_low), state_t = D::load(to_t);
     const auto moved = greater(wide_top[part], wide_old[part]);
     if (any(moved)) {
       const auto was_empty = equal(wide_old[part], D(-infinity<double>()));
@@ -323,9 +335,13 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
       moved_r = select(was_empty, state_r * D(0.0), moved_r);
       moved_t = select(was_empty, D(0.0), moved_t);
       state_r = select(moved, moved_r, state_r);
+      state_low = select(moved, state_low * k, state_low);
       state_t = select(moved, moved_t, state_t);
     }
-    fma(wide_r[part], D(unscale), state_r + wide_ties[part]).store(to_r);
+    add_exact(wide_ties[part], state_r, state_low);
+    add_exact(wide_r[part] * D(unscale), state_r, state_low);
+    state_r.store(to_r);
+    state_low.store(to_low);
     if (with_t) fma(wide_t[part], D(-unscale), state_t).store(to_t);
   }
   top.store(m);
@@ -337,7 +353,7 @@ constexpr index_t kLaneRows = 16, kLaneBytes = 8192;
 
 template <class P, bool with_t>
 ENTROPIC_INLINE void push_lane_tile(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
-                                    typename P::Element* m, double* r, double* t) {
+                                    typename P::Element* m, double* r, double* r_low, double* t) {
   using T = typename P::Element;
   constexpr index_t most = kLaneBytes / sizeof(T), copy_ld = most + 16;
   // Rows far apart tend to fall into one set of the cache: the second pass then reads a copy.
@@ -365,7 +381,8 @@ ENTROPIC_INLINE void push_lane_tile(const typename P::Element* x, index_t ld, in
   const T* tile = copies ? copy : x;
   const index_t tile_ld = copies ? copy_ld : ld;
   for (index_t j = 0; j < lanes; j += P::width)
-    push_lane_pack<P, with_t>(tile + j, tile_ld, rows, lanes - j, x + rows * ld + j, ld, top + j, m + j, r + j, t + j);
+    push_lane_pack<P, with_t>(tile + j, tile_ld, rows, lanes - j, x + rows * ld + j, ld, top + j, m + j,
+                              r + j, r_low + j, t + j);
 }
 
 // What `write` makes of a score x under its row's state:
@@ -379,8 +396,8 @@ struct RowWrite {
 template <class P, bool with_b>
 ENTROPIC_INLINE P probability(P x, P m, P a, P b) {
   using C = MathConstants<typename P::Element>;
-  P d = x - m;
-  const P e = exp_scaled(d) * P(C::unscale);
+  P d = x;
+  const P e = exp_scaled_difference(d, m) * P(C::unscale);
   return with_b ? e * fma(P(typename P::Element(0)) - d, b, a) : e * a;
 }
 
@@ -411,15 +428,6 @@ ENTROPIC_INLINE D finished(Value value, D m, D r, D t, D n) {
 }
 
 // ---- signed sums -------------------------------------------------------------------------------------------------
-
-// hi + lo + x, exactly rounded into the pair (Knuth's two-sum, then the small parts).
-template <class D>
-ENTROPIC_INLINE void add_exact(D x, D& hi, D& lo) {
-  const D s = hi + x;
-  const D part = s - hi;
-  lo = lo + ((hi - (s - part)) + (x - part));
-  hi = s;
-}
 
 ENTROPIC_INLINE void renormalise(SignedSum& s) {
   if (!is_finite(s.hi)) {
@@ -501,6 +509,20 @@ ENTROPIC_INLINE void push_signed(double* a, const double* b, index_t n, SignedSu
   for (int i = 0; i < D::width; ++i) s = merge(s, SignedSum{s.m, lane_hi[i], is_finite(lane_hi[i]) ? lane_lo[i] : 0});
 }
 
+// 1 + r of a log-sum state as a signed sum, and back: where many states are folded in a chain.
+ENTROPIC_INLINE SignedSum to_signed(LogSum s) {
+  if (s.m == -infinity<double>()) return {s.m, s.r, 0};
+  if (s.m == infinity<double>()) return {s.m, is_nan(s.r) ? s.r : s.m, 0};
+  Scalar<double> hi(1.0), lo(0.0);
+  add_exact(Scalar<double>(s.r), hi, lo);
+  return {s.m, hi.v, is_nan(s.r) ? 0 : lo.v};
+}
+
+ENTROPIC_INLINE LogSum to_log_sum(SignedSum s) {
+  if (!is_finite(s.m)) return {s.m, is_nan(s.hi) ? s.hi : 0, 0};
+  return {s.m, (s.hi - 1.0) + s.lo, 0};
+}
+
 // log|hi + lo|, by log1p where the sum is near 1 so that its low part counts.
 ENTROPIC_INLINE double log_abs(double hi, double lo) {
   if (hi < 0) {
@@ -513,20 +535,23 @@ ENTROPIC_INLINE double log_abs(double hi, double lo) {
 
 // ---- running sums ------------------------------------------------------------------------------------------------
 
-// One step of a running log-sum in every lane: (m, r) takes x and the log-sum so far is returned. +inf stays, nan too.
+// One step of a running log-sum in every lane: (m, r + low) takes x and the log-sum so far is returned. +inf stays, and
+// nan.
 template <class D>
-ENTROPIC_INLINE D scan_step(D x, D& m, D& r) {
+ENTROPIC_INLINE D scan_step(D x, D& m, D& r, D& low) {
   const auto above = greater(x, m);
   const D top = select(above, x, m);
-  const D low = select(above, m, x);
-  const auto level = equal(low, top);  // also inf beside inf, whose difference is nan
-  const D k = select(level, D(1.0), exp(low - top));
-  const auto nothing = equal(low, D(-infinity<double>()));
-  const D grown = select(above, (r + D(1.0)) * k, r + k);
+  const D below = select(above, m, x);
+  const auto level = equal(below, top);  // also inf beside inf, whose difference is nan
+  const D k = select(level, D(1.0), exp(below - top));
   // x = -inf adds nothing, and so does an empty state; what remains of r is 0 or nan.
-  r = select(nothing, select(above, r * D(0.0), r), grown);
+  const auto nothing = equal(below, D(-infinity<double>()));
+  D grown = r, grown_low = low;
+  add_exact(k, grown, grown_low);
+  r = select(nothing, select(above, r * D(0.0), r), select(above, (r + D(1.0)) * k, grown));
+  low = select(nothing, select(above, D(0.0), low), select(above, low * k, grown_low));
   m = top;
-  return m + log1p(r);
+  return m + log1p(r + low);
 }
 
 }  // namespace

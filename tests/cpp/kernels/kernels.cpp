@@ -106,15 +106,15 @@ void test_lanes(const FamilyKernels<T>& k) {
   for (int lanes : {1, 3, 16, 21, 64}) {
     const int ld = lanes + 5, rows = 16, tiles = 4;
     std::vector<T> x(ld * rows * tiles), m(lanes + 16, -std::numeric_limits<T>::infinity());
-    std::vector<double> r(lanes + 16, 0.0), t(lanes + 16, 0.0);
+    std::vector<double> r(lanes + 16, 0.0), low(r), t(r);
     for (T& v : x) v = static_cast<T>(normal(generator));
     for (int tile = 0; tile < tiles; ++tile)
-      k.push_lanes(x.data() + tile * rows * ld, ld, rows, lanes, true, m.data(), r.data(), t.data());
+      k.push_lanes(x.data() + tile * rows * ld, ld, rows, lanes, true, m.data(), r.data(), low.data(), t.data());
     for (int j = 0; j < lanes; ++j) {
       std::vector<T> column(rows * tiles);
       for (int i = 0; i < rows * tiles; ++i) column[i] = x[i * ld + j];
       const Exact want = exact(column);
-      const LogSum s{static_cast<double>(m[j]), r[j], t[j]};
+      const LogSum s{static_cast<double>(m[j]), r[j] + low[j], t[j]};
       check_near("lane logsumexp", finish(k, Value::logsumexp, s), static_cast<double>(want.lse), 4 * eps);
       check_near("lane entropy", finish(k, Value::entropy, s), static_cast<double>(want.entropy), 8 * eps);
     }
@@ -154,14 +154,14 @@ int main() {
   k.push_signed(a, b, 4, &s);
   check_near("signed", s.m + k.log_abs(s.hi, s.lo), 3 + std::log(2.0), 1e-14);
 
-  double run[2 * 16], m[16], r[16];
+  double run[2 * 16], m[16], r[16], low[16];
   for (int i = 0; i < 16; ++i) {
     m[i] = -HUGE_VAL;
-    r[i] = 0;
+    r[i] = low[i] = 0;
     run[i] = i;
     run[16 + i] = 2;
   }
-  k.scan(run, 16, 2, 16, m, r);
+  k.scan(run, 16, 2, 16, m, r, low);
   for (int i = 0; i < 16; ++i) check_near("scan", run[16 + i], std::log(std::exp(double(i)) + std::exp(2.0)), 1e-15);
 
   std::printf(failures ? "%s: %d failures\n" : "%s ok\n", k.name, failures);
