@@ -132,6 +132,14 @@ def backend_of(func: str, **arrays: Any) -> Backend:
     return Backend(chosen[1], chosen[2])
 
 
+def _read_in_place(func: str, name: str, x: Any, *, by_dlpack: bool) -> np.ndarray:
+    """A view of host memory; JAX and array-likes give one by `__array__` (JAX bfloat16 included)."""
+    try:
+        return np.from_dlpack(x) if by_dlpack else np.asarray(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{func}: `{name}` cannot be read as an array: {error}") from error
+
+
 def to_numpy(func: str, name: str, x: Any) -> np.ndarray:
     """A NumPy array over the same host memory (a copy only of lists and scalars), of a dtype that can be computed."""
     if type(x) is not np.ndarray:
@@ -142,18 +150,21 @@ def to_numpy(func: str, name: str, x: Any) -> np.ndarray:
             import ml_dtypes  # NumPy has no bfloat16 of its own
 
             x = x.view(sys.modules["torch"].int16).numpy().view(ml_dtypes.bfloat16)
-        elif library == "jax":
-            x = np.asarray(x)  # a view for host arrays, bfloat16 included
-        elif hasattr(x, "__dlpack__"):
-            x = np.from_dlpack(x)
         else:
-            x = np.asarray(x)
+            x = _read_in_place(func, name, x, by_dlpack=library != "jax" and hasattr(x, "__dlpack__"))
     array: np.ndarray = x
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise TypeError(f"{func}: `{name}` must hold numbers, got dtype {array.dtype}")
     if array.dtype.kind in "fc" and array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
         raise TypeError(f"{func}: `{name}` has dtype {array.dtype}; extended precision is not supported, pass float64")
     return array
+
+
+def out_array_of(func: str, out: Any) -> np.ndarray:
+    """`out` as a NumPy array over its own memory; lists and scalars have none that could be written to."""
+    if library_of(out) is None or isinstance(out, np.generic):
+        raise TypeError(f"{func}: `out` must be an array, got {type(out).__qualname__}")
+    return to_numpy(func, "out", out)
 
 
 def cuda_module(func: str, name: str, device: str) -> Any:

@@ -56,9 +56,10 @@ def device_reduce(
         with x.device:
             result = library.empty(rows.shape[0], dtype=result_dtype)
             scratch = library.empty(cuda.scratch_bytes(rows.shape[0], rows.shape[1]), dtype="uint8")
+            stream = library.cuda.get_current_stream().ptr
         source, target, scratch_pointer = rows.data.ptr, result.data.ptr, scratch.data.ptr
         strides = tuple(s // rows.dtype.itemsize for s in rows.strides)
-        device, stream = x.device.id, library.cuda.get_current_stream().ptr
+        device = x.device.id
     cuda.reduce_rows(
         _FLOATS.index(dtype), source, rows.shape[0], rows.shape[1], strides[0], strides[1], value, target,
         scratch_pointer, device, stream,

@@ -53,19 +53,31 @@ def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) ->
     return tuple(n for d, n in enumerate(shape) if d not in axes)
 
 
-def check_out(func: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, *inputs: np.ndarray | None) -> np.ndarray:
+def check_out(
+    func: str, out: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, *inputs: np.ndarray | None
+) -> np.ndarray:
     """`out` can take the result: a writable NumPy array of this shape and dtype that shares no memory with inputs."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"{func}: `out` must be a numpy array, got {type(out).__qualname__}")
     if out.shape != shape:
         raise ValueError(f"{func}: `out` must have shape {shape}, got {out.shape}")
     if out.dtype.newbyteorder("=") != dtype:
         raise ValueError(f"{func}: `out` must have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError(f"{func}: `out` is read-only")
+    if _overlaps_itself(out):
+        raise ValueError(f"{func}: elements of `out` overlap each other in memory")
     if any(x is not None and overlaps(out, x) for x in inputs):
         raise ValueError(f"{func}: `out` overlaps the input in memory; pass a separate array")
     return out
+
+
+def _overlaps_itself(a: np.ndarray) -> bool:
+    """As broadcast views and sliding windows do: some stride is shorter than what lies within it."""
+    reach = a.dtype.itemsize
+    for stride, n in sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach += stride * (n - 1)
+    return False
 
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> bool:

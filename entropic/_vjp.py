@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 Pullback = Callable[[Any], tuple[Any, ...]]
 Rule = Callable[..., tuple[Any, Pullback]]
 
@@ -84,4 +86,14 @@ def vjp(func: Callable[..., Any], *arrays: Any, wrt: tuple[str, ...] = (), **opt
             raise TypeError(f"vjp: `wrt` names {name!r}, but {func.__name__} has gradients for {allowed} by keyword")
         if options.get(name) is None:
             raise TypeError(f"vjp: `wrt` names {name!r}, which is not among the arguments")
-    return rule(*arrays, wrt=wrt, **options)
+    if not arrays:
+        raise TypeError(f"vjp: pass the arrays of {func.__name__}")
+    if "out" in options:
+        raise TypeError(f"vjp: `out` is not supported, {func.__name__} returns a value of its own here")
+    value, rule_pullback = rule(*arrays, wrt=wrt, **options)
+
+    def pullback(cotangent: Any) -> tuple[Any, ...]:
+        with np.errstate(all="ignore"):  # infinities are handled where they mean something
+            return rule_pullback(cotangent)
+
+    return value, pullback

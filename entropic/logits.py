@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._backend import NUMPY, Array, Backend, backend_of, cuda_module, refuse_cuda, to_numpy
+from ._backend import NUMPY, Array, Backend, backend_of, cuda_module, out_array_of, refuse_cuda, to_numpy
 from ._device import device_reduce
 from ._validate import (
     axes_mask,
@@ -97,7 +97,7 @@ def _reduce(func: str, name: str, a: Array, axis: Any, keepdims: bool, out: Any,
     out_array = None
     if out is not None:
         shape = kept_shape(x.shape, axes, bool(keepdims))
-        out_array = check_out(func, to_numpy(func, "out", out), shape, dtype, x)
+        out_array = check_out(func, out_array_of(func, out), shape, dtype, x)
     result = _cast(_core.reduce(x, axes_mask(axes), bool(keepdims), value), dtype)
     return _deliver(backend, result, out, out_array)
 
@@ -156,8 +156,8 @@ def logsumexp(
 
     The sum leaves out one maximal element, which is 1 after the shift, so that ``log1p`` of the rest keeps what is
     small beside it. float32 terms are summed in float32 over blocks of 64 per vector lane, blocks in float64: the
-    error does not grow with the length. Weighted sums are carried in pairs of float64, so that equal terms of opposite
-    sign cancel exactly.
+    error does not grow with the length. Weighted sums are carried in pairs of float64: terms of opposite sign cancel
+    exactly while all that is between them fits in 106 bits, and to about 1e-32 of the largest term otherwise.
 
     Time O(size of `a`), one read of memory; extra memory O(result). The bits do not depend on the number of threads.
     Backends: CPU (all), CUDA (real, without `b`).
@@ -182,9 +182,18 @@ def logsumexp(
         quick = _core.logsumexp_quick(a, axis, bool(keepdims))
         if quick is not None:
             return quick
-    if b is None and not return_sign and not _is_complex(a):
-        return _reduce("logsumexp", "a", a, axis, keepdims, out, _LOGSUMEXP)
+    if b is None and not _is_complex(a) and not (return_sign and backend_of("logsumexp", a=a).on_cuda):
+        value = _reduce("logsumexp", "a", a, axis, keepdims, out, _LOGSUMEXP)
+        return (value, _sign_of_positive_sum(value)) if return_sign else value
     return _weighted_logsumexp(a, axis, b, keepdims, return_sign, out)
+
+
+def _sign_of_positive_sum(log_sum: Any) -> Any:
+    """1, or 0 for an empty sum, or nan."""
+    backend = backend_of("logsumexp", a=log_sum)
+    values = to_numpy("logsumexp", "a", log_sum)
+    sign = np.where(np.isneginf(values), 0, 1).astype(values.dtype)
+    return backend.wrap(_scalar_or_array(np.where(np.isnan(values), values, sign)))
 
 
 def _is_complex(a: Any) -> bool:
@@ -199,12 +208,12 @@ def _weighted_inputs(func: str, a: Array, b: Array | None) -> tuple[np.ndarray, 
     if b is None:
         return x, None, _float_dtype(x)
     w = to_numpy(func, "b", b)
-    if isinstance(b, bool | int | float):
+    if isinstance(b, bool | int | float):  # as in NumPy, a Python scalar leaves the type alone
         dtype = _float_dtype(x)
     else:
-        dtype = np.result_type(_float_dtype(x), _float_dtype(w) if w.dtype.kind in "fc" else x.dtype)
-        if w.dtype.kind in "iu":
-            dtype = np.result_type(dtype, np.float64)
+        dtype = np.result_type(_float_dtype(x), w.dtype.newbyteorder("="))
+    if max(x.ndim, w.ndim) > 32:  # where NumPy's own broadcasting ends
+        raise ValueError(f"{func}: arrays with weights may have at most 32 dimensions, got {max(x.ndim, w.ndim)}")
     try:
         x, w = np.broadcast_arrays(x, w)
     except ValueError:
@@ -226,7 +235,7 @@ def _weighted_logsumexp(a: Array, axis: Any, b: Array | None, keepdims: bool, re
     shape = kept_shape(x.shape, axes, bool(keepdims))
     out_array = None
     if out is not None:
-        out_array = check_out(func, to_numpy(func, "out", out), shape, value_dtype, x, w)
+        out_array = check_out(func, out_array_of(func, out), shape, value_dtype, x, w)
     parts = _core.reduce_signed(x, w, axes_mask(axes), is_complex)
     with np.errstate(invalid="ignore"):
         log_abs, sign = _complex_log(*parts) if is_complex else _signed_log(parts[0])
@@ -364,7 +373,7 @@ def _map(func: str, x: Array, axis: Any, out: Any, kind: int) -> Any:
     if out is None:
         target = np.empty(source.shape, dtype)
     else:
-        target = to_numpy(func, "out", out)
+        target = out_array_of(func, out)
         # In place is what out= is for: each element is written after it was last read.
         in_place = same_memory(target, source)
         check_out(func, target, source.shape, dtype, *(() if in_place else (source,)))
@@ -510,6 +519,8 @@ def _segment_ids(func: str, ids: Array, rows: int, num_segments: int | None) -> 
         raise ValueError(f"{func}: `num_segments` must not be negative, got {num_segments}")
     if largest >= num_segments:
         raise ValueError(f"{func}: `segment_ids` must be below num_segments={num_segments}, got {largest}")
+    if num_segments > 2**40:
+        raise MemoryError(f"{func}: {num_segments} segments do not fit in memory")
     return np.ascontiguousarray(numbers, dtype=np.int64), int(num_segments)
 
 
@@ -575,7 +586,7 @@ class LogSumExp:
     -----
     Any chunking agrees with the whole to about 1e-15 relative for float64 chunks, and a later chunk with a far larger
     maximum does no harm. Merging is commutative. With weights `b` the stream holds a signed sum, for which there is no
-    entropy. Backends: CPU.
+    entropy; terms of opposite sign in different chunks cancel to about 1e-16 of the largest term. Backends: CPU.
 
     Examples
     --------
@@ -658,6 +669,11 @@ class LogSumExp:
         elif self._weighted and not weighted:
             fields = _as_signed(fields)
         (_core.merge_signed if self._weighted else _core.merge_states)(self._fields, fields)
+
+    def __copy__(self) -> LogSumExp:
+        other = LogSumExp()
+        other.merge(self)
+        return other
 
     def _state(self, what: str) -> np.ndarray:
         if self._fields is None:
@@ -747,7 +763,9 @@ def _host_input(func: str, name: str, x: Array) -> tuple[Backend, np.ndarray]:
 
 def _cotangent(func: str, g: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The cotangent as float64, broadcast to the value's shape."""
-    array = np.asarray(to_numpy(f"pullback of {func}", "cotangent", g), dtype=np.float64)
+    array = to_numpy(f"pullback of {func}", "cotangent", g)
+    _check_real(f"pullback of {func}", "cotangent", array)
+    array = array.astype(np.float64)
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
@@ -790,25 +808,20 @@ def _logsumexp_rule(
     kept = kept_shape(full_x.shape, axes, True)
     shape = kept_shape(full_x.shape, axes, keepdims)
 
+    m, hi, lo = (field.reshape(kept) for field in fields)
+
     def weighted(g: Any) -> tuple[Any, ...]:
-        with np.errstate(invalid="ignore", over="ignore"):
-            log_abs, sign = _signed_log(fields)
-            # d/da_i = b_i exp(a_i) / S and d/db_i = exp(a_i) / S
-            shifted = np.exp(full_x.astype(np.float64) - log_abs.reshape(kept)) * _sign_or_one(sign).reshape(kept)
-            shifted = np.where(np.isneginf(full_x), 0.0, shifted) * _cotangent(func, g, shape).reshape(kept)
-            # A weight of 0 makes nothing of its term, infinite terms too.
-            by_a = np.where(full_b == 0, 0.0, shifted * full_b)
+        # d/db_i = exp(a_i) / S and d/da_i = b_i exp(a_i) / S; S = exp(m) (hi + lo) has lost nothing to a logarithm
+        shifted = np.exp(full_x.astype(np.float64) - m) / (hi + lo)
+        shifted = np.where(np.isneginf(full_x), 0.0, shifted) * _cotangent(func, g, shape).reshape(kept)
+        # A weight of 0 makes nothing of its term, infinite terms too.
+        by_a = np.where(full_b == 0, 0.0, shifted * full_b)
         grads = [_cast(_unbroadcast(by_a, x.shape), _float_dtype(x))]
         if "b" in wrt:
             grads.append(_cast(_unbroadcast(shifted, weights.shape), _float_dtype(weights)))
         return tuple(backend.wrap(_scalar_or_array(grad)) for grad in grads)
 
     return value, weighted
-
-
-def _sign_or_one(sign: np.ndarray) -> np.ndarray:
-    """A sum of exactly 0 has gradients of infinite size; their sign is that of the term."""
-    return np.where(sign == 0, 1.0, sign)
 
 
 def _unbroadcast(grad: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -846,6 +859,13 @@ def _softmax_entropy_rule(
     return value, pullback
 
 
+def _wide_softmax(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Softmax before it is rounded to a half type."""
+    p = np.empty(x.shape)
+    _core.map_rows(x, axes_mask(axes), _SOFTMAX, None, p)
+    return p
+
+
 @rule_for(softmax)
 def _softmax_rule(x: Array, axis: Any = None, *, wrt: tuple[str, ...] = ()) -> tuple[Any, Pullback]:
     func = "softmax"
@@ -854,7 +874,7 @@ def _softmax_rule(x: Array, axis: Any = None, *, wrt: tuple[str, ...] = ()) -> t
     axes = normalize_axes(func, axis, source.ndim)
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        p = np.asarray(to_numpy(func, "value", value), dtype=np.float64)
+        p = _wide_softmax(source, axes)
         cotangent = _cotangent(func, g, source.shape)
         grad = p * (cotangent - (cotangent * p).sum(axis=axes, keepdims=True))
         return (backend.wrap(_gradient_of_map(source, axes, grad)),)
@@ -870,7 +890,7 @@ def _log_softmax_rule(x: Array, axis: Any = None, *, wrt: tuple[str, ...] = ()) 
     axes = normalize_axes(func, axis, source.ndim)
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        p = np.exp(np.asarray(to_numpy(func, "value", value), dtype=np.float64))
+        p = _wide_softmax(source, axes)
         cotangent = _cotangent(func, g, source.shape)
         grad = cotangent - p * cotangent.sum(axis=axes, keepdims=True)
         return (backend.wrap(_gradient_of_map(source, axes, grad)),)
@@ -893,15 +913,17 @@ def _logcumsumexp_rule(
 
     def pullback(g: Any) -> tuple[Any, ...]:
         cotangent = _cotangent(func, g, x.shape)
-        y = np.asarray(to_numpy(func, "value", value), dtype=np.float64)
+        # From the row's maximum, so that a large offset costs no digits, and in float64.
         wide = x.astype(np.float64)
+        top = wide.max(axis=axis, keepdims=True, initial=-np.inf)
+        wide -= np.where(np.isfinite(top), top, 0.0)
+        y = logcumsumexp(wide, axis, reverse=reverse)
         # dL/da_j = sum over the sums that hold j of g_i exp(a_j - y_i), once for each sign of g
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_g = np.where(np.isneginf(y), -np.inf, np.log(np.abs(cotangent)) - y)
-            parts = [
-                np.exp(wide + logcumsumexp(np.where(kept, log_g, -np.inf), axis, reverse=not reverse))
-                for kept in (cotangent > 0, cotangent < 0)
-            ]
+        log_g = np.where(np.isneginf(y), -np.inf, np.log(np.abs(cotangent)) - y)
+        parts = [
+            np.exp(wide + logcumsumexp(np.where(kept, log_g, -np.inf), axis, reverse=not reverse))
+            for kept in (cotangent > 0, cotangent < 0)
+        ]
         grad = np.where(np.isneginf(wide), 0.0, parts[0] - parts[1])
         return (backend.wrap(_cast(grad, _float_dtype(x))),)
 
@@ -919,9 +941,8 @@ def _segment_logsumexp_rule(
 
     def pullback(g: Any) -> tuple[Any, ...]:
         cotangent = _cotangent(func, g, (count, *x.shape[1:]))
-        y = np.asarray(to_numpy(func, "value", value), dtype=np.float64)
-        with np.errstate(invalid="ignore"):
-            grad = cotangent[ids] * np.exp(x.astype(np.float64) - y[ids])
+        m, r, _ = _core.reduce_segments(x, ids, count)
+        grad = cotangent[ids] * np.exp(x.astype(np.float64) - m[ids]) / (1.0 + r[ids])
         grad = np.where(np.isneginf(x), 0.0, grad)
         return backend.wrap(_cast(grad, _float_dtype(x))), None  # ids have no gradient
 

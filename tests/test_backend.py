@@ -161,6 +161,9 @@ class TestTorch:
         x = torch.zeros(3, requires_grad=True)
         with pytest.raises(TypeError, match=r"logsumexp: `a` requires grad, which would be lost; pass a.detach\(\)"):
             entropic.logsumexp(x)
+        conjugate = torch.zeros(3, dtype=torch.complex64).conj()
+        with pytest.raises(TypeError, match="logsumexp: `a` cannot be read as an array: "):
+            entropic.logsumexp(conjugate)
         with pytest.raises(TypeError, match="logsumexp: `a` is a torch array but `b` is a numpy array"):
             entropic.logsumexp(x.detach(), b=np.ones(3))
 

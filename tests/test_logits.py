@@ -1,5 +1,6 @@
 """The log-sum family: references, oracles, laws, edges and error texts."""
 
+import copy
 import math
 import pickle
 import warnings
@@ -228,6 +229,12 @@ def test_weights_against_mpmath(isa, dtype, rng):
 
 
 def test_exact_cancellation(isa, rng):
+    for n in (1, 2, 3, 17, 100, 199):  # a fused product inside the two-sums would leave 1e-16 of each
+        for dtype in FLOATS:
+            x, b = rng.random(n).astype(dtype), rng.normal(size=n).astype(dtype)
+            order = rng.permutation(2 * n)
+            pairs, weights = np.concatenate([x, x])[order], np.concatenate([b, -b])[order]
+            assert entropic.logsumexp(pairs, b=weights, return_sign=True) == (-INF, 0)
     assert entropic.logsumexp([1, 1], b=[1, -1]) == -INF
     assert entropic.logsumexp([1, 1], b=[1, -1], return_sign=True) == (-INF, 0)
     a = np.log([1e20, 1e20, 1.1])
@@ -275,6 +282,8 @@ def test_types_of_weighted_results():
     assert entropic.logsumexp(one, b=np.ones(3, np.float32)).dtype == np.float32
     assert entropic.logsumexp(one, b=np.ones(3)).dtype == np.float64
     assert entropic.logsumexp(one, b=np.ones(3, int)).dtype == np.float64
+    assert entropic.logsumexp(one, b=np.ones(3, np.uint8)).dtype == np.float32
+    assert entropic.logsumexp(one, b=np.ones(3, bool)).dtype == np.float32
     assert entropic.logsumexp(np.zeros(3, int), b=2).dtype == np.float64
 
 
@@ -531,6 +540,57 @@ def test_all_minus_inf_warns_nobody():
     assert np.all(np.isnan(entropic.softmax_entropy(x, 1)))
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FFFFFFF, 0xFFC00000, 0xFFFFFFFF, 0x7F800001])
+@pytest.mark.parametrize("n", [1, 5, 100, 3000])
+def test_nan_of_any_payload(isa, bits, n):
+    single = np.zeros(n, np.float32)
+    single.view(np.uint32)[n // 2] = bits
+    double = np.zeros(n)
+    double.view(np.uint64)[n // 2] = 0x7FF0000000000001 | (bits << 32) | (bits & 0xFFFF)
+    for x in (single, double):
+        for y, axis in ((x, -1), (np.tile(x[:, None], (1, 40)), 0), (np.tile(x[n // 2 : n // 2 + 4], (50, 1)), 1)):
+            for f in (entropic.logsumexp, entropic.softmax_entropy, entropic.logmeanexp):
+                assert np.all(np.isnan(f(y, axis)))
+            assert np.all(np.isnan(entropic.softmax(y, axis)))
+
+
+def test_ends_of_the_range(isa):
+    x = np.zeros(3000)
+    x[0], x[2500] = -1.7e308, 1.7e308
+    assert entropic.softmax_entropy(x) == 0
+    assert entropic.softmax_entropy(np.tile(x[:, None], (1, 20)), 0).tolist() == [0.0] * 20
+    assert entropic.logsumexp(x) == 1.7e308
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_differences_that_are_not_exact(isa, dtype, rng):
+    """x - max is rounded, which a peaked entropy and a small probability would show many times over."""
+    for pair in rng.uniform(-40, 40, (300, 2)).astype(dtype):
+        assert reference.relative_error(entropic.softmax_entropy(pair), reference.entropy(pair)) <= ENTROPY_ERROR[dtype]
+        exact = reference.log_softmax(pair)
+        p, log_p = entropic.softmax(pair), entropic.log_softmax(pair)
+        with mpmath.workdps(reference.DIGITS):
+            for i in range(2):
+                assert reference.ulps(p[i], mpmath.exp(exact[i])) <= 2.5
+                assert reference.ulps(log_p[i], exact[i]) <= 2.5
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("top", "rest"), [(0, -17), (0, -30), (0, -40), (1, -4.3), (2, -20)])
+def test_long_sums_of_equal_terms(isa, dtype, top, rest):
+    """Here rounding is systematic: nothing averages out."""
+    n = 100000
+    x = np.full(n, rest, dtype)
+    x[n // 3] = top
+    with mpmath.workdps(60):
+        tail = (n - 1) * mpmath.exp(mpmath.mpf(float(x[0])) - top)
+        exact = mpmath.log1p(tail) + top
+    assert reference.ulps(entropic.logsumexp(x), exact) <= 3
+    assert reference.ulps(entropic.logsumexp(np.tile(x[:, None], (1, 17)), axis=0)[5], exact) <= 3
+    assert reference.ulps(entropic.logcumsumexp(x)[-1], exact) <= 4
+    assert reference.ulps(entropic.segment_logsumexp(x, np.zeros(n, int))[0], exact) <= 4
+
+
 # ---- many terms ------------------------------------------------------------------------------------------------------
 
 
@@ -692,6 +752,9 @@ def test_stream_merge_and_pickle(rng):
     np.testing.assert_allclose(both.entropy, scipy_entropy(x, 0), rtol=1e-13)
     assert both.count == 1000
     assert repr(both) == "LogSumExp(shape=(6,), count=1000)"
+    duplicate = copy.copy(both)
+    duplicate.update(np.zeros((1, 6)), axis=0)
+    assert (both.count, duplicate.count) == (1000, 1001)
     value, sign = both.signed()
     np.testing.assert_allclose(value, both.logsumexp, rtol=1e-15)
     np.testing.assert_array_equal(sign, np.ones(6))
@@ -819,7 +882,31 @@ def test_gradients_sum_to_zero_or_one(rng):
     np.testing.assert_allclose(tiny * np.float32(1e30), lse, rtol=1e-5, atol=1e-12)
 
 
+def test_gradients_of_offset_rows():
+    """From the state, not from a value that was rounded at the size of the offset."""
+    for dtype, offset in [(np.float16, 1000), (np.float32, 1e6), (np.float64, 1e12), (ml_dtypes.bfloat16, 1000)]:
+        x = np.full(3, offset, dtype)
+        third = np.full(3, 1 / 3)
+        for func, arrays, options in [
+            (entropic.logsumexp, (x,), {}), (entropic.logsumexp, (x,), {"b": np.ones(3)}),
+            (entropic.segment_logsumexp, (x, np.zeros(3, int)), {}),
+        ]:  # fmt: skip
+            grad = entropic.vjp(func, *arrays, **options)[1](1.0)[0]
+            np.testing.assert_allclose(grad.astype(float), third, rtol=5e-3 if x.itemsize == 2 else 1e-6)
+        last = np.array([0.0, 0.0, 1.0])
+        grad = entropic.vjp(entropic.logcumsumexp, x)[1](last)[0]
+        np.testing.assert_allclose(grad.astype(float), third, rtol=5e-3 if x.itemsize == 2 else 1e-6)
+    flat = entropic.vjp(entropic.log_softmax, np.zeros(1000, np.float16))[1](np.ones(1000))[0]
+    np.testing.assert_allclose(flat.astype(float), 0, atol=1e-6)
+
+
 def test_vjp_refusals():
+    with pytest.raises(TypeError, match="vjp: pass the arrays of logsumexp"):
+        entropic.vjp(entropic.logsumexp)
+    with pytest.raises(TypeError, match="vjp: `out` is not supported, softmax returns a value of its own here"):
+        entropic.vjp(entropic.softmax, np.zeros(3), out=np.zeros(3))
+    with pytest.raises(TypeError, match="pullback of logsumexp: `cotangent` must be real, got dtype complex128"):
+        entropic.vjp(entropic.logsumexp, np.zeros(3))[1](1j)
     with pytest.raises(TypeError, match=r"vjp: sum has no gradient rule; there are rules for log_softmax, "):
         entropic.vjp(np.sum, np.zeros(3))
     with pytest.raises(TypeError, match=r"vjp: `wrt` names 'c', but logsumexp has gradients for \('b',\) by keyword"):
@@ -876,6 +963,13 @@ def test_refused_inputs(func, name, argument):
 
 def test_refused_out():
     x = np.zeros((4, 3))
+    for bad in ([0.0] * 4, np.float64(0), 1.0):
+        with pytest.raises(TypeError, match=r"logsumexp: `out` must be an array, got (list|float64|float)"):
+            entropic.logsumexp(x, 1, out=bad)
+    window = np.lib.stride_tricks.sliding_window_view(np.zeros(6), 4, writeable=True)
+    for view in (window, np.lib.stride_tricks.as_strided(np.zeros(4), (3, 4), (0, 8))):
+        with pytest.raises(ValueError, match="softmax: elements of `out` overlap each other in memory"):
+            entropic.softmax(view, 1, out=view)
     for func in (entropic.logsumexp, entropic.logmeanexp):
         name = func.__name__
         with pytest.raises(ValueError, match=rf"{name}: `out` must have shape \(4,\), got \(3,\)"):
@@ -904,7 +998,14 @@ def test_refused_weights_ids_and_bases():
         ValueError, match=r"logsumexp: `b` of shape \(2,\) does not broadcast against `a` of shape \(3,\)"
     ):
         entropic.logsumexp(np.zeros(3), b=np.zeros(2))
+    with pytest.raises(ValueError, match="logsumexp: arrays with weights may have at most 32 dimensions, got 40"):
+        entropic.logsumexp(np.zeros((1,) * 40), b=np.ones(1))
+    with pytest.raises(np.exceptions.AxisError, match="`axis` 1000000000000000000000000000000 is out of bounds"):
+        entropic.logsumexp(np.zeros(3), 10**30)
     segment = entropic.segment_logsumexp
+    for ids, count in (([0, 1], 10**25), (np.array([0, 2**63], np.uint64), None)):
+        with pytest.raises(MemoryError, match=r"segment_logsumexp: .* segments do not fit in memory"):
+            segment(np.zeros(2), ids, count)
     with pytest.raises(ValueError, match="segment_logsumexp: `segment_ids` must not be negative, got -1"):
         segment(np.zeros(2), [0, -1])
     with pytest.raises(ValueError, match="segment_logsumexp: `segment_ids` must be below num_segments=2, got 2"):

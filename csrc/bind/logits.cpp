@@ -57,7 +57,10 @@ py::object logsumexp_quick(const py::array& a, const py::object& axis, bool keep
   } else {
     if (!PyLong_CheckExact(axis.ptr())) return py::none();
     const long wanted = PyLong_AsLong(axis.ptr());
-    if (wanted == -1 && PyErr_Occurred()) throw py::error_already_set();
+    if (wanted == -1 && PyErr_Occurred()) {
+      PyErr_Clear();  // beyond a long, so out of range: the long way words it
+      return py::none();
+    }
     const long ndim = static_cast<long>(a.ndim());
     if (wanted < -ndim || wanted >= ndim) return py::none();
     axes = std::uint64_t(1) << (wanted < 0 ? wanted + ndim : wanted);

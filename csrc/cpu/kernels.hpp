@@ -17,8 +17,8 @@ struct FamilyKernels {
   // Folds `rows` x `lanes` scores, rows `ld` apart, into one state a lane; at most 16 rows and lanes of 8192
   // bytes, and m, r and t
   // have room for 16 lanes more. The sums are r + r_low.
-  void (*push_lanes)(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r,
-                     double* r_low, double* t);
+  void (*push_lanes)(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* r_low,
+                     double* t);
   // out[i] = value of state i.
   void (*finish)(Value value, const LogSum* s, index_t count, double n, T* out);
   // Writes n scores of one row, under its state's m and the coefficients a, b; `stream` bypasses the cache.
@@ -48,7 +48,8 @@ struct Kernels {
   double (*log_abs)(double hi, double lo);
   SignedSum (*to_signed)(LogSum);
   LogSum (*to_log_sum)(SignedSum);
-  // x holds `rows` steps of `lanes` running sums, rows `ld` apart, and becomes the running values; the sums are r + low.
+  // x holds `rows` steps of `lanes` running sums, rows `ld` apart, and becomes the running values; the sums are r +
+  // low.
   void (*scan)(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r, double* low);
 
   template <class T>

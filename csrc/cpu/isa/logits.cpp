@@ -224,7 +224,10 @@ const Kernels ENTROPIC_KERNELS = {
     prepare_signed_of,
     push_signed_of,
     merge_signed_states,
-    log_abs_of, to_signed_of, to_log_sum_of, scan_lanes,
+    log_abs_of,
+    to_signed_of,
+    to_log_sum_of,
+    scan_lanes,
 };
 }  // namespace cpu
 }  // namespace entropic

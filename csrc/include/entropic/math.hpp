@@ -88,11 +88,11 @@ ENTROPIC_INLINE P expm1_of_32nd(P f, double) {
 }
 
 // exp(x) 2^shift, whose exponent must be that of a normal number; anything may come out elsewhere.
-template <class P>
+template <class P, bool table = P::has_table>
 ENTROPIC_INLINE P exp_shifted(P x, P shift) {
   using T = typename P::Element;
   using C = MathConstants<T>;
-  if constexpr (P::has_table) {
+  if constexpr (table) {
     const P magic = fma(shift, P(T(16)), P(C::round_magic));
     const P t = fma(x, P(C::log2e * T(16)), magic);
     const P n = t - magic;
@@ -123,15 +123,16 @@ ENTROPIC_INLINE P exp_scaled(P& x) {
 }
 
 // The same of x - m, with what rounding the difference lost (Knuth's two-sum) put back to first order: that loss is
-// |x - m| units of the result's last place, all of a small probability's error. Leaves x - m in x.
-template <class P>
+// |x - m| units of the result's last place, all of a small probability's error. Leaves x - m in x. `table` may be false
+// to spare the rounding of the table's entries.
+template <bool table, class P>
 ENTROPIC_INLINE P exp_scaled_difference(P& x, P m) {
   using C = MathConstants<typename P::Element>;
   const P d = x - m;
   const P back = d - x;
   const P lost = (x - (d - back)) - (m + back);
   const auto counts = above_or_nan(d, P(C::exp_floor));
-  const P e = exp_shifted(d, P(C::scale_log2));
+  const P e = exp_shifted<P, table>(d, P(C::scale_log2));
   x = zero_unless(counts, d);
   return zero_unless(counts, fma(e, lost, e));
 }

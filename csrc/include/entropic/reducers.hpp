@@ -101,7 +101,7 @@ struct BlockSum {
 template <bool apart, bool precise, class P>
 ENTROPIC_INLINE P block_term(P x, P m, P& top, P& ties, P& d) {
   d = precise ? x : x - m;
-  P e = precise ? exp_scaled_difference(d, m) : exp_scaled(d);
+  P e = precise ? exp_scaled_difference<false>(d, m) : exp_scaled(d);
   if (apart) {
     const auto rest = not_equal(x, m);
     e = zero_unless(rest, e);
@@ -286,7 +286,7 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
       const P v = row(i);
       const auto rest = not_equal(v, top);
       P d = with_t ? v : v - shift;
-      const P e = zero_unless(rest, with_t ? exp_scaled_difference(d, shift) : exp_scaled(d));
+      const P e = zero_unless(rest, with_t ? exp_scaled_difference<false>(d, shift) : exp_scaled(d));
       ties = ties + (P(T(1)) - zero_unless(rest, P(T(1))));
       sum_r = sum_r + e;
       if (with_t) sum_t = fma(e, zero_unless(rest, d), sum_t);
@@ -381,8 +381,8 @@ ENTROPIC_INLINE void push_lane_tile(const typename P::Element* x, index_t ld, in
   const T* tile = copies ? copy : x;
   const index_t tile_ld = copies ? copy_ld : ld;
   for (index_t j = 0; j < lanes; j += P::width)
-    push_lane_pack<P, with_t>(tile + j, tile_ld, rows, lanes - j, x + rows * ld + j, ld, top + j, m + j,
-                              r + j, r_low + j, t + j);
+    push_lane_pack<P, with_t>(tile + j, tile_ld, rows, lanes - j, x + rows * ld + j, ld, top + j, m + j, r + j,
+                              r_low + j, t + j);
 }
 
 // What `write` makes of a score x under its row's state:
@@ -397,7 +397,7 @@ template <class P, bool with_b>
 ENTROPIC_INLINE P probability(P x, P m, P a, P b) {
   using C = MathConstants<typename P::Element>;
   P d = x;
-  const P e = exp_scaled_difference(d, m) * P(C::unscale);
+  const P e = exp_scaled_difference<P::has_table>(d, m) * P(C::unscale);
   return with_b ? e * fma(P(typename P::Element(0)) - d, b, a) : e * a;
 }
 
