@@ -42,7 +42,7 @@ def test_everything_public_is_at_the_top():
             assert thing.__doc__, name
 
 
-@pytest.mark.parametrize("module", ["logits", "_threads", "_vjp", "_config"])
+@pytest.mark.parametrize("module", ["logits._functions", "logits._stream", "_threads", "_vjp", "_config"])
 def test_doctests(module):
     results = doctest.testmod(sys.modules[f"entropic.{module}"], optionflags=doctest.NORMALIZE_WHITESPACE)
     assert results.attempted > 0

@@ -164,7 +164,7 @@ bool map_rows_as(const View& x, RowMap map, const double* cotangent, const View&
   // An output larger than the caches is written past them: its old contents need not be read.
   const bool stream = x.data != out.data && plan.rows * plan.cols * index_t(sizeof(T)) > (index_t(8) << 20);
   const UnitWriter<T> writer(score, mapper, out, stream);
-  if (plan.segments() == 1)
+  if (plan.folds_in_units())
     return reduce_rows(score, reducer, [&](index_t first, index_t count, const LogSum* states) {
       writer.write(first, count, 0, plan.cols, states);
     });

@@ -27,11 +27,14 @@ constexpr index_t kPad = 16;        // lanes of the widest pack: kernels write w
 // Rows are cut in runs of `run` rows (the last dimension in memory), runs in units of `unit_rows`, columns in segments.
 // The cut depends on the array alone, so results do not depend on the number of threads.
 struct Plan {
+  static constexpr index_t kManyUnits = 32;
   index_t rows, cols, run, unit_rows, segment;
 
   index_t units_per_run() const { return (run + unit_rows - 1) / unit_rows; }
   index_t row_units() const { return run ? rows / run * units_per_run() : 0; }
   index_t segments() const { return std::max<index_t>(1, (cols + segment - 1) / segment); }
+  // With many units a thread folds all segments of its rows, which are then still in its cache.
+  bool folds_in_units() const { return segments() == 1 || row_units() >= kManyUnits; }
   index_t first_row(index_t unit) const { return unit / units_per_run() * run + unit % units_per_run() * unit_rows; }
   index_t row_count(index_t unit) const { return std::min(unit_rows, run - unit % units_per_run() * unit_rows); }
   index_t first_col(index_t seg) const { return seg * segment; }
@@ -61,23 +64,32 @@ bool reduce_rows(const Score& score, const Reducer& prototype, Finish finish) {
   using State = typename Reducer::State;
   const Plan plan = score.plan();
   const index_t segments = plan.segments(), units = plan.row_units(), elements = plan.rows * plan.cols;
-  if (segments == 1) {
+  const auto visit = [&](Reducer& reducer, index_t unit, index_t seg) {
+    reducer.begin(plan.first_row(unit), plan.row_count(unit));
+    score.visit(plan.first_row(unit), plan.row_count(unit), plan.first_col(seg), plan.col_count(seg), reducer);
+    return reducer.states();
+  };
+  if (plan.folds_in_units()) {
     return for_units(units, elements, [&](index_t unit) {
       const index_t first = plan.first_row(unit), count = plan.row_count(unit);
       Reducer reducer(prototype);
-      reducer.begin(first, count);
-      score.visit(first, count, 0, plan.cols, reducer);
-      finish(first, count, reducer.states());
+      const State* states = visit(reducer, unit, 0);
+      if (segments == 1) return finish(first, count, states);
+      State total[kMaxUnitRows];
+      std::copy_n(states, count, total);
+      for (index_t seg = 1; seg < segments; ++seg) {
+        states = visit(reducer, unit, seg);
+        for (index_t i = 0; i < count; ++i) total[i] = prototype.merged(total[i], states[i]);
+      }
+      finish(first, count, total);
     });
   }
   std::vector<State> partial(static_cast<std::size_t>(segments * plan.rows));
   const bool finished = for_units(units * segments, elements, [&](index_t work) {
     const index_t unit = work / segments, seg = work % segments;
-    const index_t first = plan.first_row(unit), count = plan.row_count(unit);
     Reducer reducer(prototype);
-    reducer.begin(first, count);
-    score.visit(first, count, plan.first_col(seg), plan.col_count(seg), reducer);
-    std::copy_n(reducer.states(), count, partial.data() + seg * plan.rows + first);
+    std::copy_n(visit(reducer, unit, seg), plan.row_count(unit),
+                partial.data() + seg * plan.rows + plan.first_row(unit));
   });
   return finished && for_units(units, plan.rows * segments * 16, [&](index_t unit) {
            const index_t first = plan.first_row(unit), count = plan.row_count(unit);

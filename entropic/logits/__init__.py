@@ -1,0 +1,33 @@
+"""Log-sum-exp and its family: one pass over the data, no temporaries of its size, nothing that cancels.
+
+Everything here rests on one state of a set of numbers x: its maximum m, r = sum exp(x - m) and
+t = sum exp(x - m) (m - x), both over all elements but one maximal one. Then logsumexp = m + log1p(r) and the entropy of
+softmax(x) is log1p(r) + t / (1 + r): sums of non-negative terms. States merge, so data can come in chunks.
+
+Where these functions depart from SciPy's on purpose: an empty reduction gives -inf for arrays of any shape, with
+sign 0; float16 and bfloat16 are summed wide; an empty softmax is an empty array; masked and sparse arrays are refused;
+`keepdims` of a scalar gives a scalar.
+"""
+
+from . import _rules  # noqa: F401  (registers the gradients)
+from ._functions import (
+    log_softmax,
+    logcumsumexp,
+    logmeanexp,
+    logsumexp,
+    segment_logsumexp,
+    softmax,
+    softmax_entropy,
+)
+from ._stream import LogSumExp
+
+__all__ = [
+    "LogSumExp",
+    "log_softmax",
+    "logcumsumexp",
+    "logmeanexp",
+    "logsumexp",
+    "segment_logsumexp",
+    "softmax",
+    "softmax_entropy",
+]
