@@ -14,9 +14,8 @@ template <class T>
 struct FamilyKernels {
   // Folds n scores into a state.
   void (*push_row)(const T* x, index_t n, bool with_t, LogSum* s);
-  // Folds `rows` x `lanes` scores, rows `ld` apart, into one state a lane; at most 16 rows and lanes of 8192
-  // bytes, and m, r and t
-  // have room for 16 lanes more. The sums are r + r_low.
+  // Folds `rows` x `lanes` scores, rows `ld` apart, into one state a lane; at most lanes of 4096 bytes, and m, r, r_low
+  // and t have room for 16 lanes more. The sums are r + r_low.
   void (*push_lanes)(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* r_low,
                      double* t);
   // out[i] = value of state i.

@@ -123,8 +123,7 @@ class UnitWriter {
     alignas(64) T buffer[kLaneBuffer];
     const index_t buffer_ld = lane_stride(count);
     const bool rows_adjacent = native_ && out_.outer.last_stride() == sizeof(T) && out_.outer.run(first) >= count;
-    const index_t limit = std::min(kLaneSteps, kLaneBuffer / buffer_ld);
-    score_.each_lane_tile(first, count, col, cols, limit, [&](index_t j, index_t steps, const T* x, index_t ld) {
+    score_.each_lane_tile(first, count, col, cols, kLaneSteps, [&](index_t j, index_t steps, const T* x, index_t ld) {
       const index_t out_ld = steps > 1 ? (out_.inner.offset(j + 1) - out_.inner.offset(j)) : index_t(sizeof(T));
       const bool ready = rows_adjacent && out_.inner.run(j) >= steps && out_ld % index_t(sizeof(T)) == 0;
       if (ready) {

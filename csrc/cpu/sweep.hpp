@@ -18,7 +18,7 @@
 namespace entropic {
 namespace cpu {
 
-constexpr index_t kLaneBytes = 8192;  // of adjacent rows in a unit: long enough for memory to stream
+constexpr index_t kLaneBytes = 4096;  // of adjacent rows in a unit: long enough for memory to stream
 constexpr index_t kMaxUnitRows = kLaneBytes / 4;
 constexpr index_t kTile = 1024;     // adjacent scores that are converted or computed at a time
 constexpr index_t kLaneSteps = 16;  // columns at a time when rows are lanes
@@ -160,7 +160,7 @@ constexpr DType native_dtype() {
 // Rows of a tile that was gathered: whole packs, and never a power of two apart, which would put a column's elements in
 // one set of the cache.
 inline index_t lane_stride(index_t lanes) { return (lanes + 15) / 16 * 16 + 16; }
-constexpr index_t kLaneBuffer = kLaneSteps * (kMaxUnitRows / 2 + 16);
+constexpr index_t kLaneBuffer = kLaneSteps * (kMaxUnitRows + 32);
 
 // A stored array, read as T. Rows are lanes where neighbouring rows are adjacent in memory and the elements of a row
 // are not, and where rows are too short to fill packs by themselves.
@@ -188,7 +188,7 @@ class StoredScore {
   template <class Reducer>
   void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
     if (walk_ != Walk::rows) {
-      each_lane_tile(first, count, col, cols, kLaneSteps,
+      each_lane_tile(first, count, col, cols, cols,
                      [&](index_t, index_t steps, const T* x, index_t ld) { reducer.lanes(x, ld, steps, count); });
       return;
     }
@@ -225,7 +225,7 @@ class StoredScore {
     const index_t ld = view_.inner.last_stride() / static_cast<index_t>(sizeof(T));
     const bool ready =
         native_ && walk_ == Walk::lanes && ld * static_cast<index_t>(sizeof(T)) == view_.inner.last_stride();
-    const index_t most = ready ? limit : std::min(limit, kLaneBuffer / buffer_ld);
+    const index_t most = ready ? limit : std::min(kLaneSteps, limit);
     for (index_t done = 0; done < cols;) {
       const index_t j = col + done;
       index_t steps = std::min(most, cols - done);

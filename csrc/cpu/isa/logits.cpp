@@ -18,8 +18,8 @@ void push_row_of(const T* x, index_t n, bool with_t, LogSum* s) {
 template <class T>
 void push_lanes_of(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* r_low,
                    double* t) {
-  if (with_t) push_lane_tile<NativePack<T>, true>(x, ld, rows, lanes, m, r, r_low, t);
-  else push_lane_tile<NativePack<T>, false>(x, ld, rows, lanes, m, r, r_low, t);
+  if (with_t) push_lane_rows<NativePack<T>, true>(x, ld, rows, lanes, m, r, r_low, t);
+  else push_lane_rows<NativePack<T>, false>(x, ld, rows, lanes, m, r, r_low, t);
 }
 
 template <class T>

@@ -256,22 +256,35 @@ ENTROPIC_INLINE void push_row(const typename P::Element* x, index_t n, LogSum& s
   sum.flush(s);
 }
 
-// Folds one pack of lanes of a tile, `rows` rows that are `ld` apart, into one state a lane. `top` holds the larger of
-// the lanes' old maxima m and the tile's. `next` is where the next tile lies in memory: it is fetched meanwhile.
+// Where the next tile lies in memory, and where it goes.
+template <class T>
+struct NextTile {
+  const T* x;
+  index_t ld, rows;
+  T* copy;
+  index_t copy_ld;
+};
+
+// Folds one pack of lanes of a tile, `rows` rows that are `ld` apart, into one state a lane. `tops` holds the larger of
+// the lanes' old maxima m and the tile's. Between the sums the next tile's pack is read: into its copy, and its maxima
+// into tops.
 template <class P, bool with_t>
 ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
-                                    const typename P::Element* next, index_t next_ld, const typename P::Element* tops,
+                                    const NextTile<typename P::Element>& next, typename P::Element* tops,
                                     typename P::Element* m, double* r, double* r_low, double* t) {
   using T = typename P::Element;
   using D = typename P::Wide;
   constexpr double unscale = MathConstants<T>::unscale;
   const T ninf = -infinity<T>();
-  const bool line_starts =
-      P::width * sizeof(T) >= 64 || reinterpret_cast<std::uintptr_t>(next) % 64 < P::width * sizeof(T);
   const bool full = lanes >= P::width;
   auto load = [&](const T* p) { return full ? P::load(p) : P::load_partial(p, lanes, ninf); };
+  P next_top = load(tops);
   auto row = [&](index_t i) {
-    if (line_starts) ENTROPIC_PREFETCH(next + i * next_ld);
+    if (i < next.rows) {
+      const P v = load(next.x + i * next.ld);
+      next_top = pick_max(v, next_top);
+      v.store(next.copy + i * next.copy_ld);
+    }
     return load(x + i * ld);
   };
   const P m_old = load(m), top = load(tops);
@@ -345,44 +358,56 @@ ENTROPIC_INLINE void push_lane_pack(const typename P::Element* x, index_t ld, in
     if (with_t) fma(wide_t[part], D(-unscale), state_t).store(to_t);
   }
   top.store(m);
+  next_top.store(tops);
 }
 
-// Folds a tile of `rows` rows of `lanes` adjacent scores, `ld` apart, into one state a lane. m, r and t have room for
-// whole packs. At most kLaneRows rows, and lanes of kLaneBytes.
-constexpr index_t kLaneRows = 16, kLaneBytes = 8192;
+// The largest of the lanes' maxima and a tile's rows, row by row, which is how memory likes to be read; with a copy of
+// the tile if there is room for one.
+template <class P>
+ENTROPIC_INLINE void read_lane_tile(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
+                                    typename P::Element* tops, typename P::Element* copy, index_t copy_ld) {
+  using T = typename P::Element;
+  for (index_t i = 0; i < rows; ++i) {
+    for (index_t j = 0; j < lanes; j += P::width) {
+      const T* from = x + i * ld + j;
+      const P v = j + P::width <= lanes ? P::load(from) : P::load_partial(from, lanes - j, -infinity<T>());
+      pick_max(v, P::load(tops + j)).store(tops + j);
+      if (copy) v.store(copy + i * copy_ld + j);
+    }
+  }
+}
+
+// Folds `rows` rows of `lanes` adjacent scores, `ld` apart, into one state a lane, in tiles of kLaneRows rows of at
+// most kLaneBytes. m, r, r_low and t have room for whole packs.
+//
+// A tile is needed twice, for its maxima and for its sums. It is read from memory once, into a copy (rows far apart
+// tend to fall into one set of the cache), and while a tile is summed the next one is read.
+constexpr index_t kLaneRows = 16, kLaneBytes = 4096;
 
 template <class P, bool with_t>
-ENTROPIC_INLINE void push_lane_tile(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
+ENTROPIC_INLINE void push_lane_rows(const typename P::Element* x, index_t ld, index_t rows, index_t lanes,
                                     typename P::Element* m, double* r, double* r_low, double* t) {
   using T = typename P::Element;
   constexpr index_t most = kLaneBytes / sizeof(T), copy_ld = most + 16;
-  // Rows far apart tend to fall into one set of the cache: the second pass then reads a copy.
-  const bool copies = ld > copy_ld;
-  alignas(64) T copy[kLaneRows * copy_ld];
-  // The maxima row by row: this is what reads memory, and it reads it in order.
-  T top[most];
-  const index_t whole = lanes / P::width * P::width, rest = lanes - whole;
-  for (index_t j = 0; j < whole; j += P::width) P::load(m + j).store(top + j);
-  if (rest) P::load_partial(m + whole, rest, -infinity<T>()).store(top + whole);
-  for (index_t i = 0; i < rows; ++i) {
-    const T* from = x + i * ld;
-    T* to = copy + i * copy_ld;
-    for (index_t j = 0; j < whole; j += P::width) {
-      const P v = P::load(from + j);
-      pick_max(v, P::load(top + j)).store(top + j);
-      if (copies) v.store(to + j);
-    }
-    if (rest) {
-      const P v = P::load_partial(from + whole, rest, -infinity<T>());
-      pick_max(v, P::load(top + whole)).store(top + whole);
-      if (copies) v.store(to + whole);
-    }
-  }
-  const T* tile = copies ? copy : x;
-  const index_t tile_ld = copies ? copy_ld : ld;
+  alignas(64) T copy[2][kLaneRows * copy_ld];
+  alignas(64) T tops[copy_ld];
   for (index_t j = 0; j < lanes; j += P::width)
-    push_lane_pack<P, with_t>(tile + j, tile_ld, rows, lanes - j, x + rows * ld + j, ld, top + j, m + j, r + j,
-                              r_low + j, t + j);
+    (j + P::width <= lanes ? P::load(m + j) : P::load_partial(m + j, lanes - j, -infinity<T>())).store(tops + j);
+  const bool copies = rows > kLaneRows || ld > copy_ld;
+  index_t count = rows < kLaneRows ? rows : kLaneRows;
+  read_lane_tile<P>(x, ld, count, lanes, tops, copies ? copy[0] : nullptr, copy_ld);
+  int now = 0;
+  for (index_t done = 0; done < rows; now = 1 - now) {
+    const T* tile = copies ? copy[now] : x;
+    const index_t left = rows - done - count, following = left < kLaneRows ? left : kLaneRows;
+    for (index_t j = 0; j < lanes; j += P::width) {
+      const NextTile<T> next{x + (done + count) * ld + j, ld, following, copy[1 - now] + j, copy_ld};
+      push_lane_pack<P, with_t>(tile + j, copies ? copy_ld : ld, count, lanes - j, next, tops + j, m + j, r + j,
+                                r_low + j, t + j);
+    }
+    done += count;
+    count = following;
+  }
 }
 
 // What `write` makes of a score x under its row's state:

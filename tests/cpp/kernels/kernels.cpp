@@ -104,7 +104,7 @@ void test_lanes(const FamilyKernels<T>& k) {
   std::mt19937 generator(9);
   std::normal_distribution<double> normal(0, 4);
   for (int lanes : {1, 3, 16, 21, 64}) {
-    const int ld = lanes + 5, rows = 16, tiles = 4;
+    const int ld = lanes + 5, rows = 37, tiles = 3;  // more than a tile, and not a multiple of one
     std::vector<T> x(ld * rows * tiles), m(lanes + 16, -std::numeric_limits<T>::infinity());
     std::vector<double> r(lanes + 16, 0.0), low(r), t(r);
     for (T& v : x) v = static_cast<T>(normal(generator));
