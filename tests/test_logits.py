@@ -173,13 +173,17 @@ def test_softmax_and_log_softmax_accuracy(isa, dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n", [1, 7, 255, 256, 257, 1500])
+@pytest.mark.parametrize("n", [1, 7, 223, 224, 225, 1500, 3584, 4100])
 def test_logcumsumexp_accuracy(isa, dtype, n, rng):
     for x in (rng.normal(size=n) * 5, np.linspace(-400, 400, n), np.linspace(400, -400, n)):
         x = x.astype(dtype)
         exact = reference.logcumsumexp(x)
         got = entropic.logcumsumexp(x)
-        assert max(reference.ulps(g, e) for g, e in zip(got, exact, strict=True) if abs(e) > 0.1) <= 2
+        # near 0 the maximum and log1p of the rest cancel: there the error is that of the two, of some units' size
+        assert max((reference.ulps(g, e) for g, e in zip(got, exact, strict=True) if abs(e) > 3), default=0) <= 2
+        assert max((abs(float(g) - float(e)) for g, e in zip(got, exact, strict=True) if abs(e) <= 3), default=0) <= (
+            5 * np.finfo(dtype).eps
+        )
         np.testing.assert_array_equal(entropic.logcumsumexp(x[::-1])[::-1], entropic.logcumsumexp(x, reverse=True))
 
 

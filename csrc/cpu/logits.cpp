@@ -272,7 +272,7 @@ bool reduce_weighted(const View& x, const View* b, WeightedScore::Part part, Sig
 
 // A row is cut in pieces of this length; the pieces are the lanes of a vector, each starting from the state of all
 // that precedes it in its row.
-constexpr index_t kPiece = 256;
+constexpr index_t kPiece = 224;  // no power of two: pieces side by side must not share the cache's sets
 
 class Scan {
  public:
@@ -315,20 +315,46 @@ class Scan {
       m[i] = i < count ? start[i].m : -HUGE_VAL;
       r[i] = i < count ? start[i].r : 0.0;
     }
-    double lane[kSteps];
     for (index_t step = 0; step < std::min(kPiece, cols_); step += kSteps) {
-      for (index_t i = 0; i < count; ++i) {
-        const Span s = span(first + i, step);
-        load_span(x_, x_.data + x_.outer.offset(s.row), x_.inner, s.col, s.n, lane);
-        for (index_t k = 0; k < s.n; ++k) tile[k * kLanes + i] = lane[k];
-      }
+      load(first, count, step, tile);
       active().scan(tile, kLanes, kSteps, kLanes, m, r, low);
-      for (index_t i = 0; i < count; ++i) {
-        const Span s = span(first + i, step);
-        for (index_t k = 0; k < s.n; ++k) lane[k] = tile[k * kLanes + i];
-        store_span(out_, out_.data + out_.outer.offset(s.row), out_.inner, s.col, s.n, lane);
-      }
+      store(first, count, step, tile);
     }
+  }
+
+  void load(index_t first, index_t count, index_t step, double* tile) const {
+    if (const char* from = whole_tile(x_, first, count, step)) {
+      active().f64.transpose(reinterpret_cast<const double*>(from), kPiece, kLanes, kSteps, tile, kLanes);
+      return;
+    }
+    double lane[kSteps];
+    for (index_t i = 0; i < count; ++i) {
+      const Span s = span(first + i, step);
+      load_span(x_, x_.data + x_.outer.offset(s.row), x_.inner, s.col, s.n, lane);
+      for (index_t k = 0; k < s.n; ++k) tile[k * kLanes + i] = lane[k];
+    }
+  }
+
+  void store(index_t first, index_t count, index_t step, const double* tile) const {
+    if (char* to = whole_tile(out_, first, count, step)) {
+      active().f64.transpose(tile, kLanes, kSteps, kLanes, reinterpret_cast<double*>(to), kPiece);
+      return;
+    }
+    double lane[kSteps];
+    for (index_t i = 0; i < count; ++i) {
+      const Span s = span(first + i, step);
+      for (index_t k = 0; k < s.n; ++k) lane[k] = tile[k * kLanes + i];
+      store_span(out_, out_.data + out_.outer.offset(s.row), out_.inner, s.col, s.n, lane);
+    }
+  }
+
+  // Where a tile begins whose lanes are whole pieces of one row of adjacent float64; null for any other.
+  char* whole_tile(const View& view, index_t first, index_t count, index_t step) const {
+    const Span from = span(first, step), last = span(first + count - 1, step);
+    const bool whole = count == kLanes && from.row == last.row && last.n == kSteps;
+    if (!whole || !view.is_native(DType::f64) || view.inner.n != 1 || view.inner.last_stride() != sizeof(double))
+      return nullptr;
+    return view.data + view.outer.offset(from.row) + view.inner.offset(from.col);
   }
 
   struct Span {

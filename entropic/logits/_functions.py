@@ -449,8 +449,8 @@ def logcumsumexp(a: Array, axis: int = -1, *, reverse: bool = False) -> Any:
 
     Notes
     -----
-    Each row is cut in pieces of 256; the pieces' sums are found first, then all pieces run side by side in vector
-    lanes, in float64. Time O(size of `a`), extra memory a few bytes for each 256 elements. Backends: CPU.
+    Each row is cut in pieces of 224; the pieces' sums are found first, then all pieces run side by side in vector
+    lanes, in float64. Time O(size of `a`), extra memory 24 bytes for each 224 elements. Backends: CPU.
 
     Examples
     --------
