@@ -1010,6 +1010,8 @@ def test_refused_weights_ids_and_bases():
     for ids, count in (([0, 1], 10**25), (np.array([0, 2**63], np.uint64), None)):
         with pytest.raises(MemoryError, match=r"segment_logsumexp: .* segments do not fit in memory"):
             segment(np.zeros(2), ids, count)
+    with pytest.raises(MemoryError):
+        segment(np.zeros(2), [0, 1], 2**39)  # 13 TB of states
     with pytest.raises(ValueError, match="segment_logsumexp: `segment_ids` must not be negative, got -1"):
         segment(np.zeros(2), [0, -1])
     with pytest.raises(ValueError, match="segment_logsumexp: `segment_ids` must be below num_segments=2, got 2"):

@@ -7,7 +7,7 @@
 namespace entropic {
 namespace cpu {
 
-// The order of `RowWrite` in reducers.hpp: probability with b = 0, with b, log-probability.
+// What `written` in reducers.hpp makes, by its `kind`: a probability with b = 0, with b, a log-probability.
 enum class Write : int { probability, weighted_probability, log_probability };
 
 template <class T>

@@ -62,13 +62,18 @@ struct Job {
   index_t units;
   std::atomic<index_t> next{0};
   std::atomic<bool> cancelled{false};
+  std::atomic<bool> out_of_memory{false};  // an exception must not leave a pool thread: the caller throws it
 
   void run_units(bool may_interrupt) {
     inside_region = true;
     Clock::time_point last = Clock::now();
     for (index_t unit;
          !cancelled.load(std::memory_order_relaxed) && (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
-      task(context, unit);
+      try {
+        task(context, unit);
+      } catch (const std::bad_alloc&) {
+        out_of_memory = cancelled = true;
+      }
       if (!may_interrupt) continue;
       const Clock::time_point now = Clock::now();
       if (now - last < std::chrono::milliseconds(100)) continue;
@@ -85,7 +90,7 @@ class Pool {
   // Never destroyed: at exit the threads are parked, and a fork leaves the child without them.
   static Pool& instance();
 
-  bool run(Job& job, int helpers) {
+  void run(Job& job, int helpers) {
     helpers = grow(helpers);
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -105,7 +110,6 @@ class Pool {
       std::unique_lock<std::mutex> lock(mutex_);
       done_.wait(lock, [&] { return running_.load(std::memory_order_acquire) == 0; });
     }
-    return !job.cancelled;
   }
 
   std::atomic<bool> busy{false};
@@ -195,6 +199,15 @@ void set_num_threads(int n) { thread_limit = std::max(1, n); }
 
 void set_interrupt_check(bool (*check)()) { interrupt_check = check; }
 
+namespace {
+
+bool outcome(const Job& job) {
+  if (job.out_of_memory) throw std::bad_alloc();
+  return !job.cancelled;
+}
+
+}  // namespace
+
 bool serial_for(index_t units, Task task, void* context) {
   if (units == 1 || inside_region) {
     for (index_t unit = 0; unit < units; ++unit) task(context, unit);
@@ -202,7 +215,7 @@ bool serial_for(index_t units, Task task, void* context) {
   }
   Job job{task, context, units};
   job.run_units(true);
-  return !job.cancelled;
+  return outcome(job);
 }
 
 bool parallel_for(index_t units, Task task, void* context) {
@@ -211,9 +224,9 @@ bool parallel_for(index_t units, Task task, void* context) {
   Pool& pool = Pool::instance();
   if (pool.busy.exchange(true, std::memory_order_acquire)) return serial_for(units, task, context);
   Job job{task, context, units};
-  const bool finished = pool.run(job, threads - 1);
+  pool.run(job, threads - 1);
   pool.busy.store(false, std::memory_order_release);
-  return finished;
+  return outcome(job);
 }
 
 }  // namespace cpu

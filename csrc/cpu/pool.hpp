@@ -17,7 +17,7 @@ void set_interrupt_check(bool (*check)());
 
 using Task = void (*)(void* context, index_t unit);
 // Runs task(context, 0 .. units-1). Runs on the caller alone when the pool is busy or the caller is already one of its
-// threads. Returns false if the work was interrupted.
+// threads. Returns false if the work was interrupted; throws std::bad_alloc if a unit did.
 bool parallel_for(index_t units, Task task, void* context);
 // The same on the caller's thread: for work that is too small to share.
 bool serial_for(index_t units, Task task, void* context);

@@ -240,8 +240,6 @@ class StoredScore {
     }
   }
 
-  const View& view() const { return view_; }
-
  private:
   enum class Walk { rows, lanes, transposed };
   static constexpr index_t kShortRow = 32, kShortRows = 256;  // rows this short are lanes, so many to a unit

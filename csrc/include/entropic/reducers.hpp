@@ -410,13 +410,9 @@ ENTROPIC_INLINE void push_lane_rows(const typename P::Element* x, index_t ld, in
   }
 }
 
-// What `write` makes of a score x under its row's state:
+// What is written of a score x under its row's maximum m and coefficients a, b:
 //   probability: exp(x - m) (a + b (m - x)) is softmax with a = 1/(1+r), and the gradients of logsumexp and entropy
-//   log_probability: (x - m) - a with a = log1p(r).
-struct RowWrite {
-  double m, a, b;
-  bool log_probability;
-};
+//   log-probability: (x - m) - a with a = log1p(r).
 
 template <class P, bool with_b>
 ENTROPIC_INLINE P probability(P x, P m, P a, P b) {
@@ -433,8 +429,6 @@ ENTROPIC_INLINE P written(P x, P m, P a, P b) {
   if (kind == 2) return (x - m) - a;
   return probability<P, kind == 1>(x, m, a, b);
 }
-
-ENTROPIC_INLINE double log_sum(LogSum s) { return s.m + log1p_of(s.r); }
 
 template <class D>
 ENTROPIC_INLINE D finished(Value value, D m, D r, D t, D n) {
