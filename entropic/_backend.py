@@ -145,7 +145,7 @@ def to_numpy(func: str, name: str, x: Any) -> np.ndarray:
     if type(x) is not np.ndarray:
         library = library_of(x)
         if library in (None, "numpy"):
-            x = np.asarray(x)
+            x = _read_in_place(func, name, x, by_dlpack=False)
         elif library == "torch" and str(x.dtype) == "torch.bfloat16":
             import ml_dtypes  # NumPy has no bfloat16 of its own
 

@@ -29,11 +29,6 @@ def rule_for(func: Callable[..., Any], *, keyword_arrays: tuple[str, ...] = ()) 
     return register
 
 
-def registered() -> tuple[Callable[..., Any], ...]:
-    """The functions that have a rule."""
-    return tuple(_rules)
-
-
 def vjp(func: Callable[..., Any], *arrays: Any, wrt: tuple[str, ...] = (), **options: Any) -> tuple[Any, Pullback]:
     """Value of ``func(*arrays, **options)`` and the function that pulls a cotangent back to the arrays.
 

@@ -95,7 +95,7 @@ def test_no_symbol_can_replace_a_baseline_one(tmp_path, name):
         pytest.skip("needs a C++ compiler and nm")
     for source in sorted((ROOT / "csrc/cpu/isa").glob("*.cpp")):
         target = tmp_path / f"{source.stem}.o"
-        command = [compiler, "-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-w",
+        command = [compiler, "-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-w",
                    *FLAGS[name], f"-DENTROPIC_ISA_{name.upper()}", f"-I{ROOT / 'csrc/include'}", "-c", str(source),
                    "-o", str(target)]  # fmt: skip
         subprocess.run(command, check=True, timeout=300)
@@ -152,7 +152,7 @@ def test_kernels_by_themselves(tmp_path, name):
         pytest.skip(f"needs {' and '.join([compiler, *emulator])}")
     program = tmp_path / "kernels"
     sources = [ROOT / "tests/cpp/kernels/kernels.cpp", *sorted((ROOT / "csrc/cpu/isa").glob("*.cpp"))]
-    command = [compiler, "-std=c++17", "-O2", "-w", *flags, f"-DENTROPIC_ISA_{name.upper()}",
+    command = [compiler, "-std=c++17", "-O2", "-ffp-contract=off", "-w", *flags, f"-DENTROPIC_ISA_{name.upper()}",
                f"-DENTROPIC_TEST_KERNELS=kernels_{name}", f"-I{ROOT / 'csrc/include'}", *map(str, sources),
                "-o", str(program)]  # fmt: skip
     subprocess.run(command, check=True, timeout=300)

@@ -150,5 +150,50 @@ def test_a_long_call_can_be_interrupted(n):
         signal.signal(signal.SIGALRM, before)
 
 
+SEGMENTS = """
+import signal, time, numpy as np, entropic
+x, ids = np.zeros(60_000_000), np.random.default_rng(0).integers(0, 10_000_000, 60_000_000)
+class Stop(Exception): pass
+def stop(*_): raise Stop
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0.4)
+start = time.monotonic()
+try:
+    entropic.segment_logsumexp(x, ids, 10_000_000)
+    print("never stopped")
+except Stop:
+    print("stopped", time.monotonic() - start < 1.4)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_unit_of_its_own_can_be_interrupted():
+    assert python(SEGMENTS) == ["stopped", "True"]
+
+
+SMALL_STACKS = """
+import threading, numpy as np, entropic
+x = np.random.default_rng(0).normal(size=(300, 20000))
+
+def work():
+    for y in (x, x.astype(np.float32), x.astype(">f8")):
+        entropic.softmax(y, 0), entropic.softmax(y.T, 1), entropic.logsumexp(y, 0), entropic.softmax_entropy(y, 0)
+        entropic.softmax(y, 0, out=np.empty_like(y, order="F")), entropic.logcumsumexp(y, 0)
+        entropic.segment_logsumexp(y, np.arange(300) % 3), entropic.logsumexp(y, 0, b=y)
+    print("fine")
+
+threading.stack_size(512 * 1024)
+entropic.set_num_threads(1)  # all on the thread with the small stack
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def test_threads_with_the_smallest_usual_stack():
+    """Half a megabyte, as threads have on macOS."""
+    assert python(SMALL_STACKS) == ["fine"]
+
+
 def test_threadpoolctl_in_this_process():
     assert any(pool["user_api"] == "entropic" for pool in threadpoolctl.threadpool_info())

@@ -1,6 +1,8 @@
 // Bindings of the log-sum family: views in, arrays out.
 #include "../cpu/logits.hpp"
 
+#include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 

@@ -7,7 +7,7 @@ namespace entropic {
 namespace cpu {
 
 const Kernels& active();
-// Null-terminated list of the sets that were compiled, the best last; `runs_here` says if the machine has it.
+// The `count` sets that were compiled, the best last; `runs_here` says if the machine has it.
 struct IsaInfo {
   const Kernels* kernels;
   bool runs_here;

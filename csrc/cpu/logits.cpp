@@ -109,9 +109,10 @@ class UnitWriter {
     });
   }
 
-  void write_lanes(index_t first, index_t count, index_t col, index_t cols, const LogSum* states) const {
+  ENTROPIC_NOINLINE void write_lanes(index_t first, index_t count, index_t col, index_t cols,
+                                     const LogSum* states) const {
     const FamilyKernels<T>& kernels = active().of<T>();
-    T m[kMaxUnitRows], a[kMaxUnitRows], b[kMaxUnitRows];
+    T m[kUnitRows<T>], a[kUnitRows<T>], b[kUnitRows<T>];
     for (index_t i = 0; i < count; ++i) {
       Coefficients c = mapper_.of(first + i, states[i]);
       // A maximum of 0 and a coefficient of 0 give the gradient 0 of a row without mass.
@@ -120,7 +121,7 @@ class UnitWriter {
       a[i] = static_cast<T>(c.a);
       b[i] = static_cast<T>(c.b);
     }
-    alignas(64) T buffer[kLaneBuffer];
+    alignas(64) T buffer[kLaneBuffer<T>];
     const index_t buffer_ld = lane_stride(count);
     const bool rows_adjacent = native_ && out_.outer.last_stride() == sizeof(T) && out_.outer.run(first) >= count;
     score_.each_lane_tile(first, count, col, cols, kLaneSteps, [&](index_t j, index_t steps, const T* x, index_t ld) {
@@ -298,6 +299,7 @@ class Scan {
       double buffer[kPiece];
       SignedSum total{-HUGE_VAL, 0, 0};  // as many pieces as there are, in a chain
       for (index_t p = 0; p < pieces_; ++p) {
+        if (p % 1024 == 0 && work_stopped()) return;
         start[row * pieces_ + p] = kernels.to_log_sum(total);
         if (p + 1 == pieces_) break;
         LogSum piece{-HUGE_VAL, 0, 0};
@@ -391,6 +393,7 @@ bool reduce_wide_segments(const View& x, const index_t* ids, index_t segments, L
     LogSumReducer<T> reducer(active(), false);
     reducer.begin(0, count);
     for (index_t k = end[static_cast<std::size_t>(segment)]; k < last; k += kLaneSteps) {
+      if (work_stopped()) return;
       const index_t steps = std::min(kLaneSteps, last - k);
       for (index_t s = 0; s < steps; ++s) {
         const char* base = x.data + x.outer.offset(order[static_cast<std::size_t>(k + s)]);
@@ -454,6 +457,7 @@ class SegmentSum {
     index_t key[kTile];
     const index_t end = (first + rows) * cols_;
     for (index_t i = first * cols_; i < end; i += kTile) {
+      if (i / kTile % 256 == 0 && work_stopped()) return;
       const index_t n = std::min(kTile, end - i);
       load_span(x_, x_.data, all_, i, n, a);
       index_t row = i / cols_, col = i % cols_;
@@ -514,10 +518,7 @@ bool reduce_segments(const View& x, const index_t* ids, index_t segments, LogSum
   constexpr index_t worth_cutting = 131072, most = 16;
   index_t pieces = std::clamp<index_t>(elements / worth_cutting, 1, most);
   if (pieces * states > elements / 8) pieces = 1;
-  if (pieces == 1) {
-    sum.run(0, rows, out);
-    return true;
-  }
+  if (pieces == 1) return for_units(1, elements, [&](index_t) { sum.run(0, rows, out); });
   std::vector<LogSum> partial(static_cast<std::size_t>(pieces * states));
   const index_t length = (rows + pieces - 1) / pieces;
   const bool finished = for_units(pieces, elements, [&](index_t piece) {

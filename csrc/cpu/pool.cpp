@@ -64,26 +64,30 @@ struct Job {
   std::atomic<bool> cancelled{false};
   std::atomic<bool> out_of_memory{false};  // an exception must not leave a pool thread: the caller throws it
 
-  void run_units(bool may_interrupt) {
-    inside_region = true;
-    Clock::time_point last = Clock::now();
-    for (index_t unit;
-         !cancelled.load(std::memory_order_relaxed) && (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
-      try {
-        task(context, unit);
-      } catch (const std::bad_alloc&) {
-        out_of_memory = cancelled = true;
-      }
-      if (!may_interrupt) continue;
-      const Clock::time_point now = Clock::now();
-      if (now - last < std::chrono::milliseconds(100)) continue;
-      last = now;
-      const auto check = interrupt_check.load();
-      if (check && check()) cancelled = true;
-    }
-    inside_region = false;
-  }
+  void run_units(bool may_interrupt);
 };
+
+// What the calling thread is working on; `may_interrupt` on the thread that made the call.
+struct Present {
+  Job* job = nullptr;
+  bool may_interrupt = false;
+  Clock::time_point last_check;
+};
+thread_local Present present;
+
+void Job::run_units(bool may_interrupt) {
+  inside_region = true;
+  present = {this, may_interrupt, Clock::now()};
+  for (index_t unit; !work_stopped() && (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
+    try {
+      task(context, unit);
+    } catch (const std::bad_alloc&) {
+      out_of_memory = cancelled = true;
+    }
+  }
+  present = {};
+  inside_region = false;
+}
 
 class Pool {
  public:
@@ -208,8 +212,21 @@ bool outcome(const Job& job) {
 
 }  // namespace
 
+bool work_stopped() {
+  if (!present.job) return false;
+  if (present.may_interrupt) {
+    const Clock::time_point now = Clock::now();
+    if (now - present.last_check >= std::chrono::milliseconds(100)) {
+      present.last_check = now;
+      const auto check = interrupt_check.load();
+      if (check && check()) present.job->cancelled = true;
+    }
+  }
+  return present.job->cancelled.load(std::memory_order_relaxed);
+}
+
 bool serial_for(index_t units, Task task, void* context) {
-  if (units == 1 || inside_region) {
+  if (inside_region) {
     for (index_t unit = 0; unit < units; ++unit) task(context, unit);
     return true;
   }

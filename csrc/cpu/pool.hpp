@@ -25,11 +25,17 @@ bool serial_for(index_t units, Task task, void* context);
 // Below this many elements waking a thread costs more than it saves.
 constexpr index_t kWorthSharing = 65536;
 
+// For units that may take long: has the work been interrupted? Then what they leave is not looked at.
+bool work_stopped();
+
 template <class F>
 bool for_units(index_t units, index_t elements, F&& f) {
+  if (elements < kWorthSharing) {
+    for (index_t unit = 0; unit < units; ++unit) f(unit);
+    return true;
+  }
   const Task task = [](void* context, index_t unit) { (*static_cast<F*>(context))(unit); };
-  const bool shared = units > 1 && elements >= kWorthSharing;
-  return (shared ? parallel_for : serial_for)(units, task, &f);
+  return (units > 1 ? parallel_for : serial_for)(units, task, &f);
 }
 
 }  // namespace cpu

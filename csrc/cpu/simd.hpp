@@ -51,7 +51,6 @@ ENTROPIC_INLINE typename P::Element largest_of(const P& pack) {
 template <>
 struct Pack<double> {
   using Element = double;
-  using Mask = __m128d;
   using Wide = Pack<double>;
   static constexpr int width = 2, wide_parts = 1;
   static constexpr bool has_table = false;
@@ -66,7 +65,6 @@ struct Pack<double> {
   ENTROPIC_INLINE void store(double* p) const { _mm_storeu_pd(p, v); }
   ENTROPIC_INLINE void stream(double* p) const { _mm_stream_pd(p, v); }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
-  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE double largest() const { return largest_of(*this); }
 };
@@ -74,7 +72,6 @@ struct Pack<double> {
 template <>
 struct Pack<float> {
   using Element = float;
-  using Mask = __m128;
   using Wide = Pack<double>;
   static constexpr int width = 4, wide_parts = 2;
   static constexpr bool has_table = false;
@@ -91,9 +88,6 @@ struct Pack<float> {
   ENTROPIC_INLINE void widen(Wide* out) const {
     out[0] = _mm_cvtps_pd(v);
     out[1] = _mm_cvtps_pd(_mm_movehl_ps(v, v));
-  }
-  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
-    return _mm_movelh_ps(_mm_cvtpd_ps(in[0].v), _mm_cvtpd_ps(in[1].v));
   }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE float largest() const { return largest_of(*this); }
@@ -148,7 +142,6 @@ ENTROPIC_INLINE Pack<double> split_exponent(Pack<double> x, Pack<double>& k) {
 template <>
 struct Pack<double> {
   using Element = double;
-  using Mask = __m256d;
   using Wide = Pack<double>;
   static constexpr int width = 4, wide_parts = 1;
   static constexpr bool has_table = false;
@@ -165,7 +158,6 @@ struct Pack<double> {
   ENTROPIC_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
   ENTROPIC_INLINE void stream(double* p) const { _mm256_stream_pd(p, v); }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
-  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE double largest() const { return largest_of(*this); }
 };
@@ -173,7 +165,6 @@ struct Pack<double> {
 template <>
 struct Pack<float> {
   using Element = float;
-  using Mask = __m256;
   using Wide = Pack<double>;
   static constexpr int width = 8, wide_parts = 2;
   static constexpr bool has_table = false;
@@ -192,9 +183,6 @@ struct Pack<float> {
   ENTROPIC_INLINE void widen(Wide* out) const {
     out[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
     out[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
-  }
-  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(in[0].v)), _mm256_cvtpd_ps(in[1].v), 1);
   }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE float largest() const { return largest_of(*this); }
@@ -247,7 +235,6 @@ ENTROPIC_INLINE Pack<double> split_exponent(Pack<double> x, Pack<double>& k) {
 template <>
 struct Pack<double> {
   using Element = double;
-  using Mask = __mmask8;
   using Wide = Pack<double>;
   static constexpr int width = 8, wide_parts = 1;
   static constexpr bool has_table = true;
@@ -262,7 +249,6 @@ struct Pack<double> {
   ENTROPIC_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
   ENTROPIC_INLINE void stream(double* p) const { _mm512_stream_pd(p, v); }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
-  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return _mm512_reduce_add_pd(v); }
   // 2^(n/16) where the low bits of t, seen as an integer, hold n. The entries are the bits of 2^(j/16) less j shifted
   // to where n's last four bits will be added.
@@ -282,7 +268,6 @@ struct Pack<double> {
 template <>
 struct Pack<float> {
   using Element = float;
-  using Mask = __mmask16;
   using Wide = Pack<double>;
   static constexpr int width = 16, wide_parts = 2;
   static constexpr bool has_table = true;
@@ -299,9 +284,6 @@ struct Pack<float> {
   ENTROPIC_INLINE void widen(Wide* out) const {
     out[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
     out[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
-  }
-  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
-    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(in[0].v)), _mm512_cvtpd_ps(in[1].v), 1);
   }
   ENTROPIC_INLINE double sum() const {
     Wide part[2];
@@ -368,7 +350,6 @@ ENTROPIC_INLINE Pack<double> split_exponent(Pack<double> x, Pack<double>& k) {
 template <>
 struct Pack<double> {
   using Element = double;
-  using Mask = uint64x2_t;
   using Wide = Pack<double>;
   static constexpr int width = 2, wide_parts = 1;
   static constexpr bool has_table = false;
@@ -383,7 +364,6 @@ struct Pack<double> {
   ENTROPIC_INLINE void store(double* p) const { vst1q_f64(p, v); }
   ENTROPIC_INLINE void stream(double* p) const { vst1q_f64(p, v); }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
-  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE double largest() const { return largest_of(*this); }
 };
@@ -391,7 +371,6 @@ struct Pack<double> {
 template <>
 struct Pack<float> {
   using Element = float;
-  using Mask = uint32x4_t;
   using Wide = Pack<double>;
   static constexpr int width = 4, wide_parts = 2;
   static constexpr bool has_table = false;
@@ -409,7 +388,6 @@ struct Pack<float> {
     out[0] = vcvt_f64_f32(vget_low_f32(v));
     out[1] = vcvt_high_f64_f32(v);
   }
-  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return vcvt_high_f32_f64(vcvt_f32_f64(in[0].v), in[1].v); }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE float largest() const { return largest_of(*this); }
 };

@@ -19,7 +19,9 @@ namespace entropic {
 namespace cpu {
 
 constexpr index_t kLaneBytes = 4096;  // of adjacent rows in a unit: long enough for memory to stream
-constexpr index_t kMaxUnitRows = kLaneBytes / 4;
+template <class T>
+constexpr index_t kUnitRows = kLaneBytes / static_cast<index_t>(sizeof(T));
+constexpr index_t kMaxUnitRows = kUnitRows<float>;
 constexpr index_t kTile = 1024;     // adjacent scores that are converted or computed at a time
 constexpr index_t kLaneSteps = 16;  // columns at a time when rows are lanes
 constexpr index_t kPad = 16;        // lanes of the widest pack: kernels write whole packs
@@ -145,9 +147,9 @@ class LogSumReducer {
   const Kernels& kernels_;
   bool with_t_, started_ = false, lanes_used_ = false;
   index_t count_ = 0;
-  LogSum states_[kMaxUnitRows];
-  T m_[kMaxUnitRows + kPad];
-  double r_[kMaxUnitRows + kPad], low_[kMaxUnitRows + kPad], t_[kMaxUnitRows + kPad];
+  LogSum states_[kUnitRows<T>];
+  T m_[kUnitRows<T> + kPad];
+  double r_[kUnitRows<T> + kPad], low_[kUnitRows<T> + kPad], t_[kUnitRows<T> + kPad];
 };
 
 // ---- scores ------------------------------------------------------------------------------------------------------
@@ -160,7 +162,8 @@ constexpr DType native_dtype() {
 // Rows of a tile that was gathered: whole packs, and never a power of two apart, which would put a column's elements in
 // one set of the cache.
 inline index_t lane_stride(index_t lanes) { return (lanes + 15) / 16 * 16 + 16; }
-constexpr index_t kLaneBuffer = kLaneSteps * (kMaxUnitRows + 32);
+template <class T>
+constexpr index_t kLaneBuffer = kLaneSteps * (kUnitRows<T> + 32);
 
 // A stored array, read as T. Rows are lanes where neighbouring rows are adjacent in memory and the elements of a row
 // are not, and where rows are too short to fill packs by themselves.
@@ -180,13 +183,13 @@ class StoredScore {
   Plan plan() const {
     const index_t rows = view_.rows(), cols = view_.cols();
     if (walk_ == Walk::rows) return row_plan(rows, cols);
-    const index_t unit = walk_ == Walk::lanes ? kLaneBytes / static_cast<index_t>(sizeof(T)) : kShortRows;
+    const index_t unit = walk_ == Walk::lanes ? kUnitRows<T> : kShortRows;
     return lane_plan(rows, cols, run_, unit);
   }
   bool rows_are_lanes() const { return walk_ != Walk::rows; }
 
   template <class Reducer>
-  void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
+  ENTROPIC_NOINLINE void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
     if (walk_ != Walk::rows) {
       each_lane_tile(first, count, col, cols, cols,
                      [&](index_t, index_t steps, const T* x, index_t ld) { reducer.lanes(x, ld, steps, count); });
@@ -218,7 +221,7 @@ class StoredScore {
   // f(column, steps, scores, ld): scores[s * ld + i] is row first + i at column + s; at most `limit` steps.
   template <class F>
   void each_lane_tile(index_t first, index_t count, index_t col, index_t cols, index_t limit, F f) const {
-    alignas(64) T buffer[kLaneBuffer];
+    alignas(64) T buffer[kLaneBuffer<T>];
     const index_t buffer_ld = lane_stride(count);
     const char* base = view_.data;
     if (walk_ == Walk::lanes) base += view_.outer.offset(first);

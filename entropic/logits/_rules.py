@@ -215,7 +215,7 @@ def _segment_logsumexp_rule(
     func = "segment_logsumexp"
     backend, x = _host_input(func, "a", a)
     value = segment_logsumexp(a, segment_ids, num_segments)
-    ids, count = check_segment_ids(func, segment_ids, x.shape[0], num_segments)
+    ids, count = check_segment_ids(func, segment_ids, x.shape, num_segments)
 
     def pullback(g: Any) -> tuple[Any, ...]:
         cotangent = _cotangent(func, g, (count, *x.shape[1:]))

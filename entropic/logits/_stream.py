@@ -33,7 +33,8 @@ class LogSumExp:
     -----
     Any chunking agrees with the whole to about 1e-15 relative for float64 chunks, and a later chunk with a far larger
     maximum does no harm. Merging is commutative. With weights `b` the stream holds a signed sum, for which there is no
-    entropy; terms of opposite sign in different chunks cancel to about 1e-16 of the largest term. Backends: CPU.
+    entropy; terms of opposite sign in different chunks cancel to about 1e-15 of the largest term. One stream must
+    not be updated by two threads at once: give each its own and merge them. Backends: CPU.
 
     Examples
     --------

@@ -119,8 +119,8 @@ void transpose_of(const T* x, index_t stride, index_t rows, index_t cols, T* out
   const index_t whole_rows = rows / side * side, whole_cols = cols / side * side;
   for (index_t r = 0; r < whole_rows; r += side) {
     // Short rows lie close together: memory is fetched some of them ahead.
-    for (index_t i = r; i < r + side; ++i)
-      for (index_t c = 0; c < cols; c += line) ENTROPIC_PREFETCH(x + (i + 32) * stride + c);
+    for (index_t i = r + 32; i < r + 32 + side && i < rows; ++i)
+      for (index_t c = 0; c < cols; c += line) ENTROPIC_PREFETCH(x + i * stride + c);
     for (index_t c = 0; c < whole_cols; c += side)
       Square<T>::transpose(x + r * stride + c, stride, out + c * ld + r, ld);
     for (index_t c = whole_cols; c < cols; ++c)

@@ -21,6 +21,13 @@
 #define ENTROPIC_INLINE ENTROPIC_HD inline __attribute__((always_inline))
 #endif
 
+// For functions with large buffers: inlined twice they would take the stack of a small thread.
+#if defined(_MSC_VER)
+#define ENTROPIC_NOINLINE __declspec(noinline)
+#else
+#define ENTROPIC_NOINLINE __attribute__((noinline))
+#endif
+
 #if defined(__GNUC__) && !defined(__CUDA_ARCH__)
 #define ENTROPIC_PREFETCH(address) __builtin_prefetch(address, 0, 2)
 #else

@@ -39,7 +39,6 @@ ENTROPIC_INLINE To bit_cast(From from) {
 template <class T>
 struct Scalar {
   using Element = T;
-  using Mask = bool;
   using Wide = Scalar<double>;
   static constexpr int width = 1;
   static constexpr int wide_parts = 1;
@@ -54,7 +53,6 @@ struct Scalar {
   ENTROPIC_INLINE void store(T* p) const { *p = v; }
   ENTROPIC_INLINE void stream(T* p) const { *p = v; }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = Wide(static_cast<double>(v)); }
-  static ENTROPIC_INLINE Scalar narrow(const Wide* in) { return Scalar(static_cast<T>(in[0].v)); }
   ENTROPIC_INLINE double sum() const { return static_cast<double>(v); }
   ENTROPIC_INLINE T largest() const { return v; }
 };
