@@ -169,7 +169,7 @@ def _sign_of_positive_sum(log_sum: Any) -> Any:
 
 def _is_complex(a: Any) -> bool:
     if isinstance(a, list | tuple | complex):
-        return np.asarray(a).dtype.kind == "c"
+        return to_numpy("logsumexp", "a", a).dtype.kind == "c"
     return "complex" in str(getattr(a, "dtype", ""))
 
 
