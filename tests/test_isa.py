@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_python
 
 import entropic
 from entropic import _core
@@ -22,17 +23,6 @@ FLAGS = {
 }
 
 
-def python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_the_forced_set_is_the_one_that_runs(isa):
     # both come out of the object itself: its name from the compiler's macros, its width from its packs
     assert _core.isa_active() == isa
@@ -43,18 +33,18 @@ def test_the_forced_set_is_the_one_that_runs(isa):
 @pytest.mark.parametrize("name", _core.isa_available())
 def test_environment_forces_a_set(name):
     code = "import entropic; print(entropic.show_config()['isa_active'], float(entropic.logsumexp([0.0, 0.0])))"
-    result = python(code, ENTROPIC_ISA=name)
+    result = run_python(code, ENTROPIC_ISA=name)
     assert result.stdout.split() == [name, repr(float(np.log(2)))]
 
 
 def test_environment_names_an_unknown_set():
-    result = python("import entropic", ENTROPIC_ISA="v9")
+    result = run_python("import entropic", ENTROPIC_ISA="v9")
     assert result.returncode != 0
     assert "ImportError: ENTROPIC_ISA='v9' is not available; this machine runs" in result.stderr
 
 
 def test_best_set_is_the_default():
-    result = python("import entropic; print(entropic.show_config()['isa_active'])", ENTROPIC_ISA="")
+    result = run_python("import entropic; print(entropic.show_config()['isa_active'])", ENTROPIC_ISA="")
     assert result.stdout.strip() == _core.isa_available()[-1]
 
 

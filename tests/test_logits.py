@@ -4,8 +4,6 @@ import copy
 import math
 import os
 import pickle
-import subprocess
-import sys
 import warnings
 
 import ml_dtypes
@@ -16,6 +14,7 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from processes import run_python
 from reference import logits as reference
 
 import entropic
@@ -820,7 +819,7 @@ for call in calls:
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's high-water mark")
 def test_no_temporary_of_the_input_s_size():
-    result = subprocess.run([sys.executable, "-c", MEMORY], cwd="/", capture_output=True, text=True, timeout=120)
+    result = run_python(MEMORY)
     assert result.stdout.split() == ["True"] * 7, result.stderr
 
 

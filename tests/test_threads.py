@@ -3,14 +3,13 @@
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import threadpoolctl
+from processes import run_python
 
 import entropic
 
@@ -18,14 +17,7 @@ BIG = np.random.default_rng(1).normal(size=(64, 20000))
 
 
 def python(code, **environment):
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    result = run_python(code, **environment)
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
 

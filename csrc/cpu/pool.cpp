@@ -54,7 +54,6 @@ int default_threads() {
 
 std::atomic<int> thread_limit{0};  // 0: not asked for yet
 std::atomic<bool (*)()> interrupt_check{nullptr};
-thread_local bool inside_region = false;
 
 struct Job {
   Task task;
@@ -67,7 +66,7 @@ struct Job {
   void run_units(bool may_interrupt);
 };
 
-// What the calling thread is working on; `may_interrupt` on the thread that made the call.
+// What this thread is working on, if it is inside a region; `may_interrupt` on the thread that made the call.
 struct Present {
   Job* job = nullptr;
   bool may_interrupt = false;
@@ -76,7 +75,6 @@ struct Present {
 thread_local Present present;
 
 void Job::run_units(bool may_interrupt) {
-  inside_region = true;
   present = {this, may_interrupt, Clock::now()};
   for (index_t unit; !work_stopped() && (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
     try {
@@ -86,7 +84,6 @@ void Job::run_units(bool may_interrupt) {
     }
   }
   present = {};
-  inside_region = false;
 }
 
 class Pool {
@@ -171,7 +168,7 @@ std::mutex pool_creation;
 void forget_pool() {
   the_pool = nullptr;
   new (&pool_creation) std::mutex();
-  inside_region = false;
+  present = {};
 }
 
 Pool& Pool::instance() {
@@ -226,7 +223,7 @@ bool work_stopped() {
 }
 
 bool serial_for(index_t units, Task task, void* context) {
-  if (inside_region) {
+  if (present.job) {
     for (index_t unit = 0; unit < units; ++unit) task(context, unit);
     return true;
   }
@@ -237,7 +234,7 @@ bool serial_for(index_t units, Task task, void* context) {
 
 bool parallel_for(index_t units, Task task, void* context) {
   const int threads = static_cast<int>(std::min<index_t>(num_threads(), units));
-  if (threads <= 1 || inside_region) return serial_for(units, task, context);
+  if (threads <= 1 || present.job) return serial_for(units, task, context);
   Pool& pool = Pool::instance();
   if (pool.busy.exchange(true, std::memory_order_acquire)) return serial_for(units, task, context);
   Job job{task, context, units};

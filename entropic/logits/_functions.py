@@ -53,6 +53,16 @@ def check_ndim(func: str, x: np.ndarray) -> None:
         raise ValueError(f"{func}: arrays of more than 63 dimensions are not supported, got {x.ndim}")
 
 
+def host_real(func: str, name: str, x: Array, **others: Any) -> tuple[Backend, np.ndarray]:
+    """The backend of `x` and of `others`, and `x` as a real NumPy array: for what has no GPU kernel."""
+    backend = backend_of(func, **{name: x}, **others)
+    refuse_cuda(func, backend, name)
+    array = to_numpy(func, name, x)
+    check_real(func, name, array)
+    check_ndim(func, array)
+    return backend, array
+
+
 def _reduce(func: str, name: str, a: Array, axis: Any, keepdims: bool, out: Any, value: int) -> Any:
     """A plain reduction of the argument called `name`: one value for each row."""
     backend = backend_of(func, **{name: a, "out": out})
@@ -334,11 +344,7 @@ def softmax_entropy(logits: Array, axis: int | tuple[int, ...] | None = -1, *, b
 
 
 def _map(func: str, x: Array, axis: Any, out: Any, kind: int) -> Any:
-    backend = backend_of(func, x=x, out=out)
-    refuse_cuda(func, backend, "x")
-    source = to_numpy(func, "x", x)
-    check_real(func, "x", source)
-    check_ndim(func, source)
+    backend, source = host_real(func, "x", x, out=out)
     axes = normalize_axes(func, axis, source.ndim)
     dtype = float_dtype(source)
     if out is None:
@@ -461,11 +467,7 @@ def logcumsumexp(a: Array, axis: int = -1, *, reverse: bool = False) -> Any:
     array([1., 3., 6.])
     """
     func = "logcumsumexp"
-    backend = backend_of(func, a=a)
-    refuse_cuda(func, backend, "a")
-    x = to_numpy(func, "a", a)
-    check_real(func, "a", x)
-    check_ndim(func, x)
+    backend, x = host_real(func, "a", a)
     index = normalize_axis(func, axis, x.ndim)
     result = np.empty(x.shape, float_dtype(x))
     backwards = tuple(slice(None, None, -1) if reverse and d == index else slice(None) for d in range(x.ndim))
@@ -534,11 +536,7 @@ def segment_logsumexp(a: Array, segment_ids: Array, num_segments: int | None = N
     array([0.69314718,       -inf, 1.09861229])
     """
     func = "segment_logsumexp"
-    backend = backend_of(func, a=a, segment_ids=segment_ids)
-    refuse_cuda(func, backend, "a")
-    x = to_numpy(func, "a", a)
-    check_real(func, "a", x)
-    check_ndim(func, x)
+    backend, x = host_real(func, "a", a, segment_ids=segment_ids)
     if x.ndim == 0:
         raise ValueError(f"{func}: `a` must have at least one dimension, got a scalar")
     ids, count = check_segment_ids(func, segment_ids, x.shape, num_segments)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
+from .._backend import Array, to_numpy
 from .._validate import axes_mask, check_base, kept_shape, normalize_axes
 from .._vjp import Pullback, rule_for
 from ._functions import (
@@ -18,6 +18,7 @@ from ._functions import (
     check_real,
     check_segment_ids,
     float_dtype,
+    host_real,
     log_softmax,
     logcumsumexp,
     logmeanexp,
@@ -28,15 +29,6 @@ from ._functions import (
     softmax_entropy,
     weighted_inputs,
 )
-
-
-def _host_input(func: str, name: str, x: Array) -> tuple[Backend, np.ndarray]:
-    backend = backend_of(f"vjp of {func}", **{name: x})
-    refuse_cuda(f"vjp of {func}", backend, name)
-    array = to_numpy(func, name, x)
-    if array.dtype.kind == "c":
-        raise TypeError(f"vjp of {func}: `{name}` must be real, got dtype {array.dtype}")
-    return backend, array
 
 
 def _cotangent(func: str, g: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -67,7 +59,7 @@ def _logsumexp_rule(
     wrt: tuple[str, ...] = (),
 ) -> tuple[Any, Pullback]:
     func = "logsumexp"
-    backend, x = _host_input(func, "a", a)
+    backend, x = host_real(f"vjp of {func}", "a", a)
     value = logsumexp(a, axis, b, keepdims, return_sign)
     if b is None:
         axes = normalize_axes(func, axis, x.ndim)
@@ -79,7 +71,7 @@ def _logsumexp_rule(
 
         return value, plain
 
-    _, weights = _host_input(func, "b", b)
+    _, weights = host_real(f"vjp of {func}", "b", b)
     full_x, full_b, _ = weighted_inputs(func, a, b)
     axes = normalize_axes(func, axis, full_x.ndim)
     fields = _core.reduce_signed(full_x, full_b, axes_mask(axes), False)[0]
@@ -125,7 +117,7 @@ def _softmax_entropy_rule(
     logits: Array, axis: Any = -1, *, base: float | None = None, wrt: tuple[str, ...] = ()
 ) -> tuple[Any, Pullback]:
     func = "softmax_entropy"
-    backend, x = _host_input(func, "logits", logits)
+    backend, x = host_real(f"vjp of {func}", "logits", logits)
     value = softmax_entropy(logits, axis, base=base)
     axes = normalize_axes(func, axis, x.ndim)
     log_base = check_base(func, base)
@@ -147,7 +139,7 @@ def _wide_softmax(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 @rule_for(softmax)
 def _softmax_rule(x: Array, axis: Any = None, *, wrt: tuple[str, ...] = ()) -> tuple[Any, Pullback]:
     func = "softmax"
-    backend, source = _host_input(func, "x", x)
+    backend, source = host_real(f"vjp of {func}", "x", x)
     value = softmax(x, axis)
     axes = normalize_axes(func, axis, source.ndim)
 
@@ -163,7 +155,7 @@ def _softmax_rule(x: Array, axis: Any = None, *, wrt: tuple[str, ...] = ()) -> t
 @rule_for(log_softmax)
 def _log_softmax_rule(x: Array, axis: Any = None, *, wrt: tuple[str, ...] = ()) -> tuple[Any, Pullback]:
     func = "log_softmax"
-    backend, source = _host_input(func, "x", x)
+    backend, source = host_real(f"vjp of {func}", "x", x)
     value = log_softmax(x, axis)
     axes = normalize_axes(func, axis, source.ndim)
 
@@ -186,7 +178,7 @@ def _logcumsumexp_rule(
     a: Array, axis: int = -1, *, reverse: bool = False, wrt: tuple[str, ...] = ()
 ) -> tuple[Any, Pullback]:
     func = "logcumsumexp"
-    backend, x = _host_input(func, "a", a)
+    backend, x = host_real(f"vjp of {func}", "a", a)
     value = logcumsumexp(a, axis, reverse=reverse)
 
     def pullback(g: Any) -> tuple[Any, ...]:
@@ -213,7 +205,7 @@ def _segment_logsumexp_rule(
     a: Array, segment_ids: Array, num_segments: int | None = None, *, wrt: tuple[str, ...] = ()
 ) -> tuple[Any, Pullback]:
     func = "segment_logsumexp"
-    backend, x = _host_input(func, "a", a)
+    backend, x = host_real(f"vjp of {func}", "a", a)
     value = segment_logsumexp(a, segment_ids, num_segments)
     ids, count = check_segment_ids(func, segment_ids, x.shape, num_segments)
 
