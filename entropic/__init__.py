@@ -1,7 +1,7 @@
 """Entropic computations for NumPy and CuPy, compiled.
 
 Every public function is here and in the module of its family: :mod:`entropic.logits` (log-sum-exp, softmax, entropies
-of logits).
+of logits) and :mod:`entropic.transport` (entropic, relaxed, partial and exact optimal transport).
 """
 
 import importlib.util as _importlib_util
@@ -39,24 +39,54 @@ from .logits import (
     softmax,
     softmax_entropy,
 )
+from .transport import (
+    ExactTransport,
+    GaussianTransport,
+    InverseTransport,
+    PointCloud,
+    SchrodingerBridge,
+    SinkhornResult,
+    bures_cost,
+    gaussian_transport,
+    inverse_transport,
+    schrodinger_bridge,
+    sinkhorn,
+    sliced_wasserstein,
+    transport_exact,
+    wasserstein_1d,
+)
 
 _force_isa_from_environment()
 
 __all__ = [
     "ConvergenceWarning",
     "DeviceError",
+    "ExactTransport",
+    "GaussianTransport",
+    "InverseTransport",
     "LogSumExp",
+    "PointCloud",
+    "SchrodingerBridge",
+    "SinkhornResult",
     "__version__",
+    "bures_cost",
+    "gaussian_transport",
     "get_num_threads",
+    "inverse_transport",
     "log_softmax",
     "logcumsumexp",
     "logmeanexp",
     "logsumexp",
     "num_threads",
+    "schrodinger_bridge",
     "segment_logsumexp",
     "set_num_threads",
     "show_config",
+    "sinkhorn",
+    "sliced_wasserstein",
     "softmax",
     "softmax_entropy",
+    "transport_exact",
     "vjp",
+    "wasserstein_1d",
 ]

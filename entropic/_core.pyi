@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import collections.abc
 import typing
 
 import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "TransportCost",
     "cuda_build",
     "elementwise",
     "finish_states",
@@ -27,8 +29,25 @@ __all__: list[str] = [
     "reduce_states",
     "scan",
     "set_num_threads",
+    "transport_apply",
+    "transport_cost_range",
+    "transport_cost_rows",
+    "transport_marginals",
+    "transport_plan",
+    "transport_semidual",
+    "transport_softmin",
+    "transport_solve",
     "version",
 ]
+
+class TransportCost:
+    def __init__(
+        self,
+        x: numpy.ndarray,
+        y: numpy.ndarray | None,
+        metric: typing.SupportsInt | typing.SupportsIndex,
+        scale: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None: ...
 
 def elementwise(name: str, x: numpy.ndarray) -> numpy.ndarray: ...
 def finish_states(
@@ -76,6 +95,121 @@ def reduce_states(
 ) -> numpy.typing.NDArray[numpy.float64]: ...
 def scan(a: numpy.ndarray, axis: typing.SupportsInt | typing.SupportsIndex, out: numpy.ndarray) -> None: ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+def transport_apply(
+    cost: TransportCost,
+    a: numpy.ndarray,
+    b: numpy.ndarray,
+    f: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    g: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    eps: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    v: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    transpose: bool,
+) -> numpy.typing.NDArray[numpy.float64]: ...
+def transport_cost_range(
+    cost: TransportCost,
+) -> tuple[
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.bool],
+    numpy.typing.NDArray[numpy.bool],
+    numpy.typing.NDArray[numpy.bool],
+    numpy.typing.NDArray[numpy.bool],
+]: ...
+def transport_cost_rows(
+    cost: TransportCost,
+    first: typing.SupportsInt | typing.SupportsIndex,
+    count: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.ndarray: ...
+def transport_marginals(
+    cost: TransportCost,
+    a: numpy.ndarray,
+    b: numpy.ndarray,
+    f: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    g: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    eps: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    total: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    rows: tuple[
+        typing.SupportsInt | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+    ],
+    cols: tuple[
+        typing.SupportsInt | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+    ],
+    mass: typing.SupportsFloat | typing.SupportsIndex,
+) -> tuple[
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.int32],
+]: ...
+def transport_plan(
+    cost: TransportCost,
+    a: numpy.ndarray,
+    b: numpy.ndarray,
+    f: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    g: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    eps: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    first: typing.SupportsInt | typing.SupportsIndex,
+    count: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.ndarray: ...
+def transport_semidual(
+    cost: TransportCost,
+    a: numpy.ndarray,
+    b: numpy.ndarray,
+    f: numpy.typing.NDArray[numpy.float64],
+    g: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    eps: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    rows: tuple[
+        typing.SupportsInt | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+    ],
+) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]: ...
+def transport_softmin(
+    cost: TransportCost,
+    h: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    eps: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    over_rows: bool,
+) -> numpy.typing.NDArray[numpy.float64]: ...
+def transport_solve(
+    cost: TransportCost,
+    a: numpy.ndarray,
+    b: numpy.ndarray,
+    f: numpy.typing.NDArray[numpy.float64],
+    g: numpy.typing.NDArray[numpy.float64],
+    eps: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    start: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    total: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    rows: tuple[
+        typing.SupportsInt | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+    ],
+    cols: tuple[
+        typing.SupportsInt | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+        typing.SupportsFloat | typing.SupportsIndex,
+    ],
+    mass: typing.SupportsFloat | typing.SupportsIndex,
+    tol: typing.SupportsFloat | typing.SupportsIndex,
+    max_iter: typing.SupportsInt | typing.SupportsIndex,
+    accelerate: bool,
+    single: bool,
+    patience: typing.SupportsFloat | typing.SupportsIndex,
+    callback: collections.abc.Callable[[int, float], bool] | None,
+) -> tuple[
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.int32],
+]: ...
 
 cuda_build: str
 version: str

@@ -937,7 +937,7 @@ def test_vjp_refusals():
         entropic.vjp(entropic.softmax, np.zeros(3), out=np.zeros(3))
     with pytest.raises(TypeError, match="pullback of logsumexp: `cotangent` must be real, got dtype complex128"):
         entropic.vjp(entropic.logsumexp, np.zeros(3))[1](1j)
-    with pytest.raises(TypeError, match=r"vjp: sum has no gradient rule; there are rules for log_softmax, "):
+    with pytest.raises(TypeError, match=r"vjp: sum has no gradient rule; there are rules for .*log_softmax, "):
         entropic.vjp(np.sum, np.zeros(3))
     with pytest.raises(TypeError, match=r"vjp: `wrt` names 'c', but logsumexp has gradients for \('b',\) by keyword"):
         entropic.vjp(entropic.logsumexp, np.zeros(3), wrt=("c",))

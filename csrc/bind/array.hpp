@@ -1,10 +1,12 @@
 // NumPy arrays seen as the views of csrc/cpu, without copies.
 #pragma once
 
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <functional>
 #include <optional>
 
 #include "../cpu/view.hpp"

@@ -43,4 +43,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("get_num_threads", &cpu::num_threads);
   m.def("set_num_threads", &cpu::set_num_threads, py::arg("n"));
   bind::register_logits(m);
+  bind::register_transport(m);
 }

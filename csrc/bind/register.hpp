@@ -7,6 +7,7 @@ namespace entropic {
 namespace bind {
 
 void register_logits(pybind11::module_& m);
+void register_transport(pybind11::module_& m);
 
 }  // namespace bind
 }  // namespace entropic

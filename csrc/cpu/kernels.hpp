@@ -27,12 +27,28 @@ struct FamilyKernels {
                       const T* b, T* out, index_t out_ld);
   // out[c * ld + r] = x[r * stride + c]
   void (*transpose)(const T* x, index_t stride, index_t rows, index_t cols, T* out, index_t ld);
-  // scores[r * ld + j] = scale <x_r, y_j>, with y given transposed: yt[k * ld + j].
-  void (*dot_tile)(const T* x, index_t x_stride, const T* yt, index_t ld, index_t rows, index_t cols, index_t depth,
-                   T scale, T* scores);
+  // out[r * out_ld + j] = scale metric(x_r, y_j), with y given transposed: yt[k * ld + j]. `ld` and `out_ld` are
+  // multiples of every pack's width, and what lies past `cols` is padding.
+  void (*metric_tile)(Metric metric, const T* x, index_t x_stride, const T* yt, index_t ld, index_t rows, index_t cols,
+                      index_t depth, T scale, T* out, index_t out_ld);
   void (*exp)(const T* x, index_t n, T* out);
   void (*log)(const T* x, index_t n, T* out);
   void (*log1p)(const T* x, index_t n, T* out);
+};
+
+// See entropic/transport.hpp. Arrays but `cost` have room for whole packs.
+template <class T>
+struct GibbsKernels {
+  double (*gibbs_row)(const T* cost, const double* g, const T* b, index_t n, double shift, double inv_eps, T* k);
+  void (*add_rows)(const T* k, index_t ld, index_t rows, const double* w, index_t n, double* acc);
+  double (*gibbs_cost)(const T* k, const T* b, const T* cost, index_t n);
+  double (*gibbs_dot)(const T* k, const double* v, index_t n);
+  void (*softmin_scores)(const T* cost, const double* h, index_t n, double inv_eps, double* out);
+};
+
+struct TransportKernels {
+  GibbsKernels<float> f32;
+  GibbsKernels<double> f64;
 };
 
 struct Kernels {
@@ -50,9 +66,12 @@ struct Kernels {
   // x holds `rows` steps of `lanes` running sums, rows `ld` apart, and becomes the running values; the sums are r +
   // low.
   void (*scan)(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r, double* low);
+  const TransportKernels* transport;
 
   template <class T>
   const FamilyKernels<T>& of() const;
+  template <class T>
+  const GibbsKernels<T>& gibbs() const;
 };
 
 template <>
@@ -62,6 +81,14 @@ inline const FamilyKernels<float>& Kernels::of<float>() const {
 template <>
 inline const FamilyKernels<double>& Kernels::of<double>() const {
   return f64;
+}
+template <>
+inline const GibbsKernels<float>& Kernels::gibbs<float>() const {
+  return transport->f32;
+}
+template <>
+inline const GibbsKernels<double>& Kernels::gibbs<double>() const {
+  return transport->f64;
 }
 
 }  // namespace cpu

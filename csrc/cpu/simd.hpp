@@ -65,6 +65,7 @@ struct Pack<double> {
   ENTROPIC_INLINE void store(double* p) const { _mm_storeu_pd(p, v); }
   ENTROPIC_INLINE void stream(double* p) const { _mm_stream_pd(p, v); }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE double largest() const { return largest_of(*this); }
 };
@@ -89,6 +90,9 @@ struct Pack<float> {
     out[0] = _mm_cvtps_pd(v);
     out[1] = _mm_cvtps_pd(_mm_movehl_ps(v, v));
   }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
+    return _mm_movelh_ps(_mm_cvtpd_ps(in[0].v), _mm_cvtpd_ps(in[1].v));
+  }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE float largest() const { return largest_of(*this); }
 };
@@ -98,6 +102,7 @@ struct Pack<float> {
   ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm_sub_##suffix(a.v, b.v); }      \
   ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm_mul_##suffix(a.v, b.v); }      \
   ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm_div_##suffix(a.v, b.v); }      \
+  ENTROPIC_INLINE Pack<T> sqrt(Pack<T> a) { return _mm_sqrt_##suffix(a.v); }                          \
   ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return a * b + c; }                  \
   ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm_max_##suffix(a.v, b.v); }       \
   ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm_min_##suffix(a.v, b.v); }       \
@@ -158,6 +163,7 @@ struct Pack<double> {
   ENTROPIC_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
   ENTROPIC_INLINE void stream(double* p) const { _mm256_stream_pd(p, v); }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE double largest() const { return largest_of(*this); }
 };
@@ -184,6 +190,9 @@ struct Pack<float> {
     out[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
     out[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
   }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
+    return _mm256_set_m128(_mm256_cvtpd_ps(in[1].v), _mm256_cvtpd_ps(in[0].v));
+  }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE float largest() const { return largest_of(*this); }
 };
@@ -193,6 +202,7 @@ struct Pack<float> {
   ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm256_sub_##suffix(a.v, b.v); }                    \
   ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm256_mul_##suffix(a.v, b.v); }                    \
   ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm256_div_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Pack<T> sqrt(Pack<T> a) { return _mm256_sqrt_##suffix(a.v); }                                        \
   ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return _mm256_fmadd_##suffix(a.v, b.v, c.v); }        \
   ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm256_max_##suffix(a.v, b.v); }                     \
   ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm256_min_##suffix(a.v, b.v); }                     \
@@ -249,6 +259,7 @@ struct Pack<double> {
   ENTROPIC_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
   ENTROPIC_INLINE void stream(double* p) const { _mm512_stream_pd(p, v); }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return _mm512_reduce_add_pd(v); }
   // 2^(n/16) where the low bits of t, seen as an integer, hold n. The entries are the bits of 2^(j/16) less j shifted
   // to where n's last four bits will be added.
@@ -285,6 +296,10 @@ struct Pack<float> {
     out[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
     out[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
   }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
+    const __m512 low = _mm512_castps256_ps512(_mm512_cvtpd_ps(in[0].v));
+    return _mm512_insertf32x8(low, _mm512_cvtpd_ps(in[1].v), 1);
+  }
   ENTROPIC_INLINE double sum() const {
     Wide part[2];
     widen(part);
@@ -305,6 +320,7 @@ struct Pack<float> {
   ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm512_sub_##suffix(a.v, b.v); }                   \
   ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm512_mul_##suffix(a.v, b.v); }                   \
   ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm512_div_##suffix(a.v, b.v); }                   \
+  ENTROPIC_INLINE Pack<T> sqrt(Pack<T> a) { return _mm512_sqrt_##suffix(a.v); }                                       \
   ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return _mm512_fmadd_##suffix(a.v, b.v, c.v); }       \
   ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm512_max_##suffix(a.v, b.v); }                    \
   ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm512_min_##suffix(a.v, b.v); }                    \
@@ -364,6 +380,7 @@ struct Pack<double> {
   ENTROPIC_INLINE void store(double* p) const { vst1q_f64(p, v); }
   ENTROPIC_INLINE void stream(double* p) const { vst1q_f64(p, v); }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = v; }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) { return in[0]; }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE double largest() const { return largest_of(*this); }
 };
@@ -388,6 +405,9 @@ struct Pack<float> {
     out[0] = vcvt_f64_f32(vget_low_f32(v));
     out[1] = vcvt_high_f64_f32(v);
   }
+  static ENTROPIC_INLINE Pack narrow(const Wide* in) {
+    return vcombine_f32(vcvt_f32_f64(in[0].v), vcvt_f32_f64(in[1].v));
+  }
   ENTROPIC_INLINE double sum() const { return sum_of(*this); }
   ENTROPIC_INLINE float largest() const { return largest_of(*this); }
 };
@@ -397,6 +417,7 @@ struct Pack<float> {
   ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return vsubq_f##bits(a.v, b.v); }                 \
   ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return vmulq_f##bits(a.v, b.v); }                 \
   ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return vdivq_f##bits(a.v, b.v); }                 \
+  ENTROPIC_INLINE Pack<T> sqrt(Pack<T> a) { return vsqrtq_f##bits(a.v); }                                     \
   ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return vfmaq_f##bits(c.v, a.v, b.v); }       \
   ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return vcgtq_f##bits(a.v, b.v); }                    \
   ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return vceqq_f##bits(a.v, b.v); }                      \

@@ -161,7 +161,8 @@ constexpr DType native_dtype() {
 
 // Rows of a tile that was gathered: whole packs, and never a power of two apart, which would put a column's elements in
 // one set of the cache.
-inline index_t lane_stride(index_t lanes) { return (lanes + 15) / 16 * 16 + 16; }
+inline index_t padded(index_t n) { return (n + kPad - 1) / kPad * kPad; }
+inline index_t lane_stride(index_t lanes) { return padded(lanes) + kPad; }
 template <class T>
 constexpr index_t kLaneBuffer = kLaneSteps * (kUnitRows<T> + 32);
 
@@ -275,33 +276,48 @@ class StoredScore {
   index_t run_;
 };
 
-// scale <x_i, y_j> for points x (rows, depth) and y (cols, depth), computed tile by tile and never stored.
+// scale metric(x_i, y_j) for points x (rows, depth) and y (cols, depth), computed tile by tile and never stored.
 template <class T>
-class DotScore {
+class PointScore {
  public:
-  DotScore(const T* x, index_t rows, const T* y, index_t cols, index_t depth, T scale)
-      : x_(x), y_(y), rows_(rows), cols_(cols), depth_(depth), scale_(scale) {}
+  PointScore(const T* x, index_t rows, const T* y, index_t cols, index_t depth, Metric metric, T scale)
+      : x_(x),
+        rows_(rows),
+        cols_(cols),
+        depth_(depth),
+        ld_(lane_stride(cols)),
+        metric_(metric),
+        scale_(scale),
+        yt_(static_cast<std::size_t>(depth * ld_)) {
+    active().of<T>().transpose(y, depth, cols, depth, yt_.data(), ld_);
+  }
 
   Plan plan() const { return Plan{rows_, cols_, rows_, kRows, kSegment}; }
+  index_t rows() const { return rows_; }
+  index_t cols() const { return cols_; }
 
   template <class Reducer>
-  void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
+  ENTROPIC_NOINLINE void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
+    alignas(64) T tile[kRows * kCols];
     const FamilyKernels<T>& kernels = active().of<T>();
-    std::vector<T> yt(static_cast<std::size_t>(depth_ * kCols)), scores(static_cast<std::size_t>(kRows * kCols));
     for (index_t done = 0; done < cols; done += kCols) {
       const index_t n = std::min(kCols, cols - done);
-      kernels.transpose(y_ + (col + done) * depth_, depth_, n, depth_, yt.data(), kCols);
-      kernels.dot_tile(x_ + first * depth_, depth_, yt.data(), kCols, count, n, depth_, scale_, scores.data());
-      for (index_t i = 0; i < count; ++i) reducer.row(i, scores.data() + i * kCols, n);
+      for (index_t row = 0; row < count; row += kRows) {
+        const index_t rows = std::min(kRows, count - row);
+        kernels.metric_tile(metric_, x_ + (first + row) * depth_, depth_, yt_.data() + col + done, ld_, rows, n, depth_,
+                            scale_, tile, kCols);
+        for (index_t i = 0; i < rows; ++i) reducer.row(row + i, tile + i * kCols, n);
+      }
     }
   }
 
  private:
-  static constexpr index_t kRows = 64, kCols = 256;  // a score tile of 64 KiB (float32), packed once for 64 rows
+  static constexpr index_t kRows = 64, kCols = 256;  // a tile of 64 KiB (float32)
   const T* x_;
-  const T* y_;
-  index_t rows_, cols_, depth_;
+  index_t rows_, cols_, depth_, ld_;
+  Metric metric_;
   T scale_;
+  std::vector<T> yt_;
 };
 
 }  // namespace cpu

@@ -2,7 +2,9 @@
 // here may have vague linkage; see config.hpp.
 #include "../kernels.hpp"
 #include "../simd.hpp"
+#include "entropic/metrics.hpp"
 #include "entropic/reducers.hpp"
+#include "set.hpp"
 
 namespace entropic {
 namespace {
@@ -130,29 +132,19 @@ void transpose_of(const T* x, index_t stride, index_t rows, index_t cols, T* out
     for (index_t c = 0; c < cols; ++c) out[c * ld + r] = x[r * stride + c];
 }
 
-template <class P, int rows_at_once>
-ENTROPIC_INLINE void dot_rows(const typename P::Element* x, index_t x_stride, const typename P::Element* yt, index_t ld,
-                              index_t cols, index_t depth, typename P::Element scale, typename P::Element* scores) {
-  using T = typename P::Element;
-  for (index_t j = 0; j < cols; j += P::width) {
-    P sum[rows_at_once];
-    for (int i = 0; i < rows_at_once; ++i) sum[i] = P(T(0));
-    for (index_t k = 0; k < depth; ++k) {
-      const P y = P::load(yt + k * ld + j);
-      for (int i = 0; i < rows_at_once; ++i) sum[i] = fma(P(x[i * x_stride + k]), y, sum[i]);
-    }
-    for (int i = 0; i < rows_at_once; ++i) (sum[i] * P(scale)).store(scores + i * ld + j);
-  }
-}
-
-// ld is a multiple of every pack's width and the columns past `cols` are padding.
 template <class T>
-void dot_tile_of(const T* x, index_t x_stride, const T* yt, index_t ld, index_t rows, index_t cols, index_t depth,
-                 T scale, T* scores) {
+void metric_tile_of(Metric metric, const T* x, index_t x_stride, const T* yt, index_t ld, index_t rows, index_t cols,
+                    index_t depth, T scale, T* out, index_t out_ld) {
   using P = NativePack<T>;
-  index_t i = 0;
-  for (; i + 4 <= rows; i += 4) dot_rows<P, 4>(x + i * x_stride, x_stride, yt, ld, cols, depth, scale, scores + i * ld);
-  for (; i < rows; ++i) dot_rows<P, 1>(x + i * x_stride, x_stride, yt, ld, cols, depth, scale, scores + i * ld);
+  switch (metric) {
+    case Metric::dot: return metric_tile<Metric::dot, P>(x, x_stride, yt, ld, rows, cols, depth, scale, out, out_ld);
+    case Metric::sqeuclidean:
+      return metric_tile<Metric::sqeuclidean, P>(x, x_stride, yt, ld, rows, cols, depth, scale, out, out_ld);
+    case Metric::euclidean:
+      return metric_tile<Metric::euclidean, P>(x, x_stride, yt, ld, rows, cols, depth, scale, out, out_ld);
+    case Metric::manhattan:
+      return metric_tile<Metric::manhattan, P>(x, x_stride, yt, ld, rows, cols, depth, scale, out, out_ld);
+  }
 }
 
 template <class T>
@@ -190,33 +182,16 @@ void scan_lanes(double* x, index_t ld, index_t rows, index_t lanes, double* m, d
 }
 
 // A macro and not a constexpr template: the address of a template's variable would be a weak symbol.
-#define ENTROPIC_FAMILY(T)                                                              \
-  {push_row_of<T>,  push_lanes_of<T>, finish_of<T>, write_row_of<T>, write_lanes_of<T>, \
-   transpose_of<T>, dot_tile_of<T>,   exp_array<T>, log_array<T>,    log1p_array<T>}
-
-// The name comes from what the compiler was told to use, so that it proves which code is running.
-#if defined(__AVX512F__) && defined(ENTROPIC_ISA_V4)
-#define ENTROPIC_KERNELS kernels_v4
-constexpr const char* kName = "v4";
-#elif defined(__AVX2__) && defined(ENTROPIC_ISA_V3)
-#define ENTROPIC_KERNELS kernels_v3
-constexpr const char* kName = "v3";
-#elif defined(ENTROPIC_ISA_NEON)
-#define ENTROPIC_KERNELS kernels_neon
-constexpr const char* kName = "neon";
-#elif defined(ENTROPIC_ISA_BASELINE)
-#define ENTROPIC_KERNELS kernels_baseline
-constexpr const char* kName = "baseline";
-#else
-#error "the build must define ENTROPIC_ISA_<name> and the compiler flags that go with it"
-#endif
+#define ENTROPIC_FAMILY(T)                                                               \
+  {push_row_of<T>,  push_lanes_of<T>,  finish_of<T>, write_row_of<T>, write_lanes_of<T>, \
+   transpose_of<T>, metric_tile_of<T>, exp_array<T>, log_array<T>,    log1p_array<T>}
 
 }  // namespace
 
 namespace cpu {
-extern const Kernels ENTROPIC_KERNELS;
-const Kernels ENTROPIC_KERNELS = {
-    kName,
+extern const Kernels ENTROPIC_OF_SET(kernels);
+const Kernels ENTROPIC_OF_SET(kernels) = {
+    ENTROPIC_SET_NAME,
     NativePack<float>::width,
     ENTROPIC_FAMILY(float),
     ENTROPIC_FAMILY(double),
@@ -228,6 +203,7 @@ const Kernels ENTROPIC_KERNELS = {
     to_signed_of,
     to_log_sum_of,
     scan_lanes,
+    &ENTROPIC_OF_SET(transport),
 };
 }  // namespace cpu
 }  // namespace entropic

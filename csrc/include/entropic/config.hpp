@@ -55,4 +55,10 @@ struct SignedSum {
 // What `finish` makes of a log-sum state.
 enum class Value : int { logsumexp, logmeanexp, entropy };
 
+// Scores between two points: their product, and distances; `sqeuclidean` is the full squared distance.
+enum class Metric : int { dot, sqeuclidean, euclidean, manhattan };
+
+// Whether a marginal of a transport plan is prescribed, and if not, by what it is held.
+enum class Relax : int { exact, kl, tv, range, capped };
+
 }  // namespace entropic

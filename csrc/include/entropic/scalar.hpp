@@ -53,6 +53,7 @@ struct Scalar {
   ENTROPIC_INLINE void store(T* p) const { *p = v; }
   ENTROPIC_INLINE void stream(T* p) const { *p = v; }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = Wide(static_cast<double>(v)); }
+  static ENTROPIC_INLINE Scalar narrow(const Wide* in) { return static_cast<T>(in[0].v); }
   ENTROPIC_INLINE double sum() const { return static_cast<double>(v); }
   ENTROPIC_INLINE T largest() const { return v; }
 };
@@ -77,6 +78,9 @@ ENTROPIC_INLINE Scalar<float> fma(Scalar<float> a, Scalar<float> b, Scalar<float
 ENTROPIC_INLINE Scalar<double> fma(Scalar<double> a, Scalar<double> b, Scalar<double> c) {
   return ::fma(a.v, b.v, c.v);
 }
+
+ENTROPIC_INLINE Scalar<float> sqrt(Scalar<float> a) { return ::sqrtf(a.v); }
+ENTROPIC_INLINE Scalar<double> sqrt(Scalar<double> a) { return ::sqrt(a.v); }
 
 // a where a > b, else b: pick_max(x, running) drops a nan in x, pick_max(limit, x) keeps it.
 template <class T>
