@@ -42,6 +42,7 @@ from .logits import (
 from .transport import (
     ExactTransport,
     GaussianTransport,
+    Grid,
     InverseTransport,
     PointCloud,
     SchrodingerBridge,
@@ -63,6 +64,7 @@ __all__ = [
     "DeviceError",
     "ExactTransport",
     "GaussianTransport",
+    "Grid",
     "InverseTransport",
     "LogSumExp",
     "PointCloud",

@@ -41,12 +41,19 @@ __all__: list[str] = [
 ]
 
 class TransportCost:
+    @typing.overload
     def __init__(
         self,
         x: numpy.ndarray,
         y: numpy.ndarray | None,
         metric: typing.SupportsInt | typing.SupportsIndex,
         scale: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None: ...
+    @typing.overload
+    def __init__(
+        self,
+        axes: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]],
+        batch: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
 
 def elementwise(name: str, x: numpy.ndarray) -> numpy.ndarray: ...

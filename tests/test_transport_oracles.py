@@ -357,3 +357,22 @@ def test_envelope_theorem(rng):
     step = 1e-5
     by_eps = (solved(cost, a, b, 0.1 + step).value - solved(cost, a, b, 0.1 - step).value) / (2 * step)
     assert by_eps == pytest.approx(reference.kl(result.plan(), np.outer(a, b)), rel=1e-5)
+
+
+# ---- grids -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"rho": (0.3, 2.0)}])
+@pytest.mark.parametrize(("p", "metric"), [(1, "manhattan"), (2, "sqeuclidean")])
+def test_a_grid_is_the_cloud_of_its_points(p, metric, options, rng):
+    axes = (np.linspace(0, 1, 5), np.array([0.0, 0.3, 0.4, 1.1]), np.linspace(-1, 0, 3))
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    a, b = masses(60, rng), masses(60, rng)
+    a[7] = b[0] = 0
+    b *= a.sum() / b.sum()
+    cloud = solved(entropic.PointCloud(points, points, metric=metric), a, b, **options)
+    grid = solved(entropic.Grid(*axes, p=p), a, b, **options)
+    assert grid.value == pytest.approx(cloud.value, abs=1e-9)
+    assert grid.transport_cost == pytest.approx(cloud.transport_cost, abs=1e-9)
+    np.testing.assert_allclose(grid.plan(), cloud.plan(), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(grid.apply(points), cloud.apply(points), rtol=0, atol=1e-10)

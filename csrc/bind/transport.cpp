@@ -34,7 +34,15 @@ class Cost {
                          x_.shape(2),
                          x_.strides(0) / size,
                          points ? y_.strides(0) / size : 0,
-                         x_.strides(1) / size};
+                         x_.strides(1) / size,
+                         {}};
+  }
+  // A grid's axes, each with its matrix of costs; the same for all problems.
+  Cost(std::vector<Doubles> axes, index_t batch) : axes_(std::move(axes)) {
+    index_t size = 1;
+    for (const Doubles& axis : axes_) size *= axis.shape(0);
+    view = cpu::CostView{false, false, Metric::dot, 1.0, nullptr, nullptr, batch, size, size, 0, 0, 0, 0, {}};
+    for (const Doubles& axis : axes_) view.axes.push_back({axis.shape(0), axis.data()});
   }
   py::array empty(index_t rows) const {
     const std::vector<py::ssize_t> shape{view.batch, rows, view.m};
@@ -46,6 +54,7 @@ class Cost {
 
  private:
   py::array x_, y_;
+  std::vector<Doubles> axes_;
 };
 
 cpu::Masses masses_of(const py::array& a, const py::array& b) {
@@ -225,7 +234,8 @@ Range cost_range(const Cost& cost) {
 void register_transport(py::module_& m) {
   py::class_<Cost>(m, "TransportCost")
       .def(py::init<py::array, std::optional<py::array>, int, double>(), py::arg("x"), py::arg("y"), py::arg("metric"),
-           py::arg("scale"));
+           py::arg("scale"))
+      .def(py::init<std::vector<Doubles>, index_t>(), py::arg("axes"), py::arg("batch"));
   m.def("transport_solve", &solve, py::arg("cost"), py::arg("a"), py::arg("b"), py::arg("f").noconvert(),
         py::arg("g").noconvert(), py::arg("eps"), py::arg("start"), py::arg("total"), py::arg("rows"), py::arg("cols"),
         py::arg("mass"), py::arg("tol"), py::arg("max_iter"), py::arg("accelerate"), py::arg("single"),

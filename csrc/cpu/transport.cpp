@@ -47,6 +47,76 @@ class StoredCost {
   index_t rows_, cols_, stride_;
 };
 
+// The cost between a grid's points, axis by axis.
+class GridCost {
+ public:
+  explicit GridCost(const std::vector<GridAxis>& axes) : axes_(axes) {
+    for (const GridAxis& axis : axes_) size_ *= axis.size;
+  }
+  index_t rows() const { return size_; }
+  index_t cols() const { return size_; }
+  Plan plan() const { return row_plan(size_, size_); }
+
+  // Rows of the whole matrix, for what has no separable form.
+  template <class Reducer>
+  ENTROPIC_NOINLINE void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
+    double tile[kTile];
+    for (index_t i = 0; i < count; ++i)
+      for (index_t done = 0; done < cols; done += kTile) {
+        const index_t n = std::min(kTile, cols - done);
+        for (index_t j = 0; j < n; ++j) tile[j] = 0;
+        index_t inner = size_, row = first + i;
+        for (const GridAxis& axis : axes_) {
+          inner /= axis.size;
+          const double* of_row = axis.cost + row / inner % axis.size * axis.size;
+          for (index_t j = 0; j < n; ++j) tile[j] += of_row[(col + done + j) / inner % axis.size];
+        }
+        reducer.row(i, static_cast<const double*>(tile), n);
+      }
+  }
+
+  // x_i <- log sum_j exp(x_j - C_ij / eps), one axis after the other: a sum over all points costs as many exps a point
+  // as the axes have points together. The costs of axis `weighing`, if any, multiply the exps as well.
+  bool log_sum(std::vector<double>& x, double inv_eps, int weighing) const {
+    index_t inner = size_;
+    for (std::size_t d = 0; d < axes_.size(); ++d) {
+      const GridAxis& axis = axes_[d];
+      inner /= axis.size;
+      std::vector<double> weighed;
+      if (static_cast<int>(d) == weighing) {
+        for (index_t k = 0; k < axis.size * axis.size; ++k)
+          weighed.push_back(axis.cost[k] * inv_eps - std::log(axis.cost[k]));
+      }
+      const double* cost = weighed.empty() ? axis.cost : weighed.data();
+      if (!along(x, axis.size, inner, cost, weighed.empty() ? inv_eps : 1.0)) return false;
+    }
+    return true;
+  }
+  int axes() const { return static_cast<int>(axes_.size()); }
+
+ private:
+  bool along(std::vector<double>& x, index_t n, index_t inner, const double* cost, double inv_eps) const {
+    const index_t fibres = size_ / n, at_once = std::max<index_t>(1, 4096 / (n * n));
+    return for_units((fibres + at_once - 1) / at_once, size_ * n, [&](index_t unit) {
+      const Kernels& kernels = active();
+      std::vector<double> fibre(static_cast<std::size_t>(padded(n)), 0.0), scores(fibre);
+      for (index_t f = unit * at_once; f < std::min(fibres, (unit + 1) * at_once); ++f) {
+        double* from = x.data() + f / inner * n * inner + f % inner;
+        for (index_t j = 0; j < n; ++j) fibre[static_cast<std::size_t>(j)] = from[j * inner];
+        for (index_t i = 0; i < n; ++i) {
+          kernels.gibbs<double>().softmin_scores(cost + i * n, fibre.data(), n, inv_eps, scores.data());
+          LogSum s{-HUGE_VAL, 0, 0};
+          kernels.of<double>().push_row(scores.data(), n, false, &s);
+          from[i * inner] = s.m + std::log1p(s.r);
+        }
+      }
+    });
+  }
+
+  std::vector<GridAxis> axes_;
+  index_t size_ = 1;
+};
+
 // The scores h_j - C_ij / eps of a cost's rows, in float64.
 template <class T, class Cost>
 class SoftminScore {
@@ -211,6 +281,15 @@ struct Residual {
   double mass = 0;            // of the plan
 };
 
+// How far a side's marginal, `sum` times its mass, is from what the side's own update would make of it.
+double gap(const Relaxation& side, double mass, double sum, double potential) {
+  if (is_zero(mass)) return 0;
+  if (side.kind == Relax::exact) return mass * std::abs(sum - 1);
+  const double least = std::max(sum, 1e-300);  // an empty row's update has no finite size
+  const double change = side(potential - std::log(least)) - potential;
+  return mass * std::abs(least * std::exp(std::min(change, 600.0)) - sum);
+}
+
 // One transport problem over a cost, computed in T; potentials are in units of eps.
 template <class T, class Cost>
 class Problem {
@@ -354,15 +433,6 @@ class Problem {
 
   static index_t padded_to_rows(index_t n) { return (n + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce; }
 
-  // How far a side's marginal, `sum` times its mass, is from what the side's own update would make of it.
-  static double gap(const Relaxation& side, double mass, double sum, double potential) {
-    if (is_zero(mass)) return 0;
-    if (side.kind == Relax::exact) return mass * std::abs(sum - 1);
-    const double least = std::max(sum, 1e-300);  // an empty row's update has no finite size
-    const double change = side(potential - std::log(least)) - potential;
-    return mass * std::abs(least * std::exp(std::min(change, 600.0)) - sum);
-  }
-
   // Factors of rows i to i + count, under shifts that keep their sums in range.
   void visit_rows(GibbsRows<T>& rows, index_t i, index_t count, double inv_eps, const double* F) {
     for (index_t r = 0; r < count; ++r) rows.shift[r] = F[i + r];
@@ -479,6 +549,99 @@ class Problem {
   std::vector<double> g_, acc_;
   std::vector<Tally> tally_;
   Buffers<T> buffers_;
+};
+
+// The same on a grid: both sums by log-sum-exp along the axes, and so always in range.
+template <>
+class Problem<double, GridCost> {
+ public:
+  Problem(const GridCost& cost, const double* a, const double* b)
+      : cost_(cost), n_(cost.rows()), a_(a), b_(b), acc_(static_cast<std::size_t>(n_)) {}
+
+  index_t rows() const { return n_; }
+  index_t cols() const { return n_; }
+  const double* column_sums() const { return acc_.data(); }
+
+  bool update_rows(const Relaxation& side, double inv_eps, double* F, const double* G, Residual& residual,
+                   bool& in_range) {
+    in_range = true;
+    residual = Residual();
+    std::vector<double> sums = with_masses(G, b_);
+    if (!cost_.log_sum(sums, inv_eps, kNone)) return false;
+    for (index_t i = 0; i < n_; ++i) {
+      const double soft = -sums[static_cast<std::size_t>(i)];
+      const double after = side(soft);
+      const double wanted = side.kind == Relax::exact ? 1.0 : std::exp(after - soft);
+      residual.rows += a_[i] * std::abs(std::exp(std::min(F[i] - soft, 600.0)) - wanted);
+      F[i] = after;
+    }
+    sums = with_masses(F, a_);
+    if (!cost_.log_sum(sums, inv_eps, kNone)) return false;
+    for (index_t j = 0; j < n_; ++j) {
+      const std::size_t at = static_cast<std::size_t>(j);
+      acc_[at] = std::exp(std::clamp(sums[at] + G[j], -690.0, 690.0));
+    }
+    return true;
+  }
+
+  bool step(const Relaxation& row_side, const Relaxation& col_side, double inv_eps, double* F, double* G,
+            Residual& residual) {
+    bool in_range;
+    if (!update_rows(row_side, inv_eps, F, G, residual, in_range)) return false;
+    std::vector<double> sums = with_masses(F, a_);
+    if (!cost_.log_sum(sums, inv_eps, kNone)) return false;
+    for (index_t j = 0; j < n_; ++j) {
+      const double soft = -sums[static_cast<std::size_t>(j)], after = col_side(soft);
+      const double then = col_side.kind == Relax::exact ? 1.0 : std::exp(after - soft);
+      residual.cols += b_[j] * std::abs(acc_[static_cast<std::size_t>(j)] - then);
+      residual.mass += b_[j] * then;
+      G[j] = after;
+    }
+    return true;
+  }
+
+  bool marginals(const Relaxation& row_side, const Relaxation& col_side, double inv_eps, const double* F,
+                 const double* G, double* r_out, double* c_out, double& cost, Residual& residual) {
+    residual = Residual();
+    cost = 0;
+    const std::vector<double> of_cols = with_masses(G, b_);
+    for (int axis = kNone; axis < cost_.axes(); ++axis) {
+      std::vector<double> sums = of_cols;
+      if (!cost_.log_sum(sums, inv_eps, axis)) return false;
+      for (index_t i = 0; i < n_; ++i) {
+        const double sum = std::exp(std::min(F[i] + sums[static_cast<std::size_t>(i)], 690.0));
+        if (axis != kNone) {
+          cost += a_[i] * sum;
+          continue;
+        }
+        r_out[i] = a_[i] * sum;
+        residual.rows += gap(row_side, a_[i], sum, F[i]);
+      }
+    }
+    std::vector<double> sums = with_masses(F, a_);
+    if (!cost_.log_sum(sums, inv_eps, kNone)) return false;
+    for (index_t j = 0; j < n_; ++j) {
+      const double sum = std::exp(std::min(G[j] + sums[static_cast<std::size_t>(j)], 690.0));
+      c_out[j] = b_[j] * sum;
+      residual.cols += gap(col_side, b_[j], sum, G[j]);
+      residual.mass += c_out[j];
+    }
+    return true;
+  }
+
+ private:
+  static constexpr int kNone = -1;
+  std::vector<double> with_masses(const double* potential, const double* mass) const {
+    std::vector<double> x(static_cast<std::size_t>(n_));
+    for (index_t i = 0; i < n_; ++i) x[static_cast<std::size_t>(i)] = potential[i] + std::log(mass[i]);
+    return x;
+  }
+
+  const GridCost& cost_;
+  index_t n_;
+  const double* a_;
+  const double* b_;
+  std::vector<double> acc_;
 };
 
 // ---- the solver ----------------------------------------------------------------------------------------------------
@@ -859,6 +1022,8 @@ bool verify(Problem<double, Cost>& problem, const Run& run, double* r, double* c
 // Calls f(cost) with the cost of problem k, read as T.
 template <class T, class F>
 bool with_cost(const CostView& view, index_t k, F f) {
+  if constexpr (std::is_same_v<T, double>)
+    if (!view.axes.empty()) return f(GridCost(view.axes));
   if (view.points) {
     if constexpr (std::is_same_v<T, float>) {
       const PointScore<float> cost(static_cast<const float*>(view.x) + k * view.x_batch, view.n,
@@ -959,6 +1124,16 @@ struct Copier {
     at[i] += n;
   }
 };
+
+// What has no separable form treats a grid like any other cost.
+struct AnyGrid : GridCost {
+  explicit AnyGrid(const GridCost& grid) : GridCost(grid) {}
+};
+AnyGrid general(const GridCost& grid) { return AnyGrid(grid); }
+template <class Cost>
+const Cost& general(const Cost& cost) {
+  return cost;
+}
 
 template <class F>
 bool in_storage_type(const CostView& cost, index_t k, F f) {
@@ -1079,6 +1254,12 @@ bool transport_softmin(const CostView& cost, const double* h, const double* eps,
     };
     return with_cost<double>(cost, k, [&](const auto& read) {
       using Cost = std::decay_t<decltype(read)>;
+      if constexpr (std::is_same_v<Cost, GridCost>) {
+        std::vector<double> sums(start, start + from);
+        if (!read.log_sum(sums, inv_eps, -1)) return false;
+        for (index_t i = 0; i < to; ++i) target[i] = -scale * sums[static_cast<std::size_t>(i)];
+        return true;
+      }
       const LogSumReducer<double> reducer(active(), false);
       if (over_rows)
         return reduce_rows(ColumnSoftminScore<double, Cost>(read, padded_h.data(), inv_eps), reducer, finish);
@@ -1095,7 +1276,8 @@ bool transport_plan(const CostView& cost, const Masses& masses, const double* ep
     const double* a = masses.a + k * masses.a_batch;
     const double* b = masses.b + k * masses.b_batch;
     return with_cost<double>(cost, k, [&](const auto& read) {
-      Problem<double, std::decay_t<decltype(read)>> problem(read, a, b);
+      const auto& whole = general(read);
+      Problem<double, std::decay_t<decltype(whole)>> problem(whole, a, b);
       return problem.each_plan_rows(
           1 / eps[k], F.data(), G.data(), first, count,
           [&](index_t i, index_t some, const double* factors, index_t ld, const auto& group) {
@@ -1125,7 +1307,8 @@ bool transport_apply(const CostView& cost, const Masses& masses, const double* e
       return a[i + r] * std::exp(std::min(F[static_cast<std::size_t>(i + r)] - group.shift[r], 600.0));
     };
     return with_cost<double>(cost, k, [&](const auto& read) {
-      Problem<double, std::decay_t<decltype(read)>> problem(read, a, b);
+      const auto& whole = general(read);
+      Problem<double, std::decay_t<decltype(whole)>> problem(whole, a, b);
       const double inv_eps = 1 / eps[k];
       if (transpose) {
         for (index_t c = 0; c < count; ++c) {

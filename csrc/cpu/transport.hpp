@@ -2,13 +2,20 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "entropic/config.hpp"
 
 namespace entropic {
 namespace cpu {
 
-// A batch of costs between n and m points: stored rows of adjacent elements, or points and a metric.
+// The cost between the points of a grid, as the sum of one matrix (size, size) an axis; points in row-major order.
+struct GridAxis {
+  index_t size;
+  const double* cost;
+};
+
+// A batch of costs between n and m points: stored rows of adjacent elements, points and a metric, or a grid's points.
 struct CostView {
   bool points, single;  // single: float32, else float64
   Metric metric;
@@ -17,6 +24,7 @@ struct CostView {
   const void* y;  // points only
   index_t batch, n, m, depth;
   index_t x_batch, y_batch, row;  // strides in elements; `row` of stored costs
+  std::vector<GridAxis> axes;     // of a grid, which is the same in all problems
 };
 
 // Potentials and masses of a batch, each (batch, n) or (batch, m) and adjacent; strides in elements, 0 where shared.

@@ -3,7 +3,7 @@
 from ._bridge import SchrodingerBridge, schrodinger_bridge
 from ._exact import ExactTransport, transport_exact
 from ._gaussian import GaussianTransport, bures_cost, gaussian_transport
-from ._geometry import PointCloud
+from ._geometry import Grid, PointCloud
 from ._inverse import InverseTransport, inverse_transport
 from ._one_dimensional import wasserstein_1d
 from ._sinkhorn import SinkhornResult, sinkhorn
@@ -12,6 +12,7 @@ from ._sliced import sliced_wasserstein
 __all__ = [
     "ExactTransport",
     "GaussianTransport",
+    "Grid",
     "InverseTransport",
     "PointCloud",
     "SchrodingerBridge",

@@ -15,7 +15,7 @@ from .. import _core
 from .._backend import Array, backend_of, library_of, refuse_cuda, to_numpy
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
-from ._geometry import Geometry, PointCloud, as_geometry, batched_masses, points_array
+from ._geometry import Geometry, Grid, PointCloud, as_geometry, batched_masses, points_array
 from ._newton import Problems, newton
 
 # The order of Relax and Outcome in csrc.
@@ -546,7 +546,9 @@ class _Answer:
 def _patience(geometry: Geometry, constraints: Constraints, accelerate: bool) -> float:
     """Passes that cost as much as ten Newton steps, whose work is cubic in the smaller side."""
     side = min(geometry.n, geometry.m)
-    if not accelerate or not constraints.smooth or side > 4096 or geometry.n * geometry.m > 5e7:
+    if not accelerate or not constraints.smooth or geometry.metric == "grid":
+        return math.inf
+    if side > 4096 or geometry.n * geometry.m > 5e7:
         return math.inf
     return max(200.0, 0.5 * side)
 
@@ -625,7 +627,7 @@ def warn_if_short(func: str, answer: _Answer, tol: float, max_iter: int) -> None
 
 
 def sinkhorn(
-    cost: Array | PointCloud,
+    cost: Array | PointCloud | Grid,
     a: Array | None = None,
     b: Array | None = None,
     *,
@@ -644,8 +646,9 @@ def sinkhorn(
 
     Parameters
     ----------
-    cost : array_like or PointCloud
-        Costs (n, m), or a batch (..., n, m); +inf forbids a pair. :class:`PointCloud` computes them on the fly.
+    cost : array_like, PointCloud or Grid
+        Costs (n, m), or a batch (..., n, m); +inf forbids a pair. :class:`PointCloud` computes them on the fly,
+        :class:`Grid` one axis at a time.
     a : array_like, optional
         Masses (n,), or (..., n) for a batch; uniform with total 1 by default. Zeros are allowed and give zero rows.
     b : array_like, optional
