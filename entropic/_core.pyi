@@ -55,6 +55,10 @@ class TransportCost:
         axes: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]],
         batch: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
+    def repeated(self, batch: typing.SupportsInt | typing.SupportsIndex) -> TransportCost:
+        """
+        A grid's costs for so many problems.
+        """
 
 def elementwise(name: str, x: numpy.ndarray) -> numpy.ndarray: ...
 def finish_states(

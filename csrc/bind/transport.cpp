@@ -44,6 +44,7 @@ class Cost {
     view = cpu::CostView{false, false, Metric::dot, 1.0, nullptr, nullptr, batch, size, size, 0, 0, 0, 0, {}};
     for (const Doubles& axis : axes_) view.axes.push_back({axis.shape(0), axis.data()});
   }
+  Cost repeated(index_t batch) const { return Cost(axes_, batch); }
   py::array empty(index_t rows) const {
     const std::vector<py::ssize_t> shape{view.batch, rows, view.m};
     return view.single ? py::array(py::array_t<float>(shape)) : py::array(py::array_t<double>(shape));
@@ -235,7 +236,8 @@ void register_transport(py::module_& m) {
   py::class_<Cost>(m, "TransportCost")
       .def(py::init<py::array, std::optional<py::array>, int, double>(), py::arg("x"), py::arg("y"), py::arg("metric"),
            py::arg("scale"))
-      .def(py::init<std::vector<Doubles>, index_t>(), py::arg("axes"), py::arg("batch"));
+      .def(py::init<std::vector<Doubles>, index_t>(), py::arg("axes"), py::arg("batch"))
+      .def("repeated", &Cost::repeated, py::arg("batch"), "A grid's costs for so many problems.");
   m.def("transport_solve", &solve, py::arg("cost"), py::arg("a"), py::arg("b"), py::arg("f").noconvert(),
         py::arg("g").noconvert(), py::arg("eps"), py::arg("start"), py::arg("total"), py::arg("rows"), py::arg("cols"),
         py::arg("mass"), py::arg("tol"), py::arg("max_iter"), py::arg("accelerate"), py::arg("single"),

@@ -1,6 +1,8 @@
 """Optimal transport: entropic, relaxed, partial and exact; bridges, inverse problems and closed forms."""
 
+from ._barycenter import Barycenter, barycenter, free_support_barycenter
 from ._bridge import SchrodingerBridge, schrodinger_bridge
+from ._divergence import SinkhornDivergence, semidual, sinkhorn_divergence
 from ._exact import ExactTransport, transport_exact
 from ._gaussian import GaussianTransport, bures_cost, gaussian_transport
 from ._geometry import Grid, PointCloud
@@ -10,18 +12,24 @@ from ._sinkhorn import SinkhornResult, sinkhorn
 from ._sliced import sliced_wasserstein
 
 __all__ = [
+    "Barycenter",
     "ExactTransport",
     "GaussianTransport",
     "Grid",
     "InverseTransport",
     "PointCloud",
     "SchrodingerBridge",
+    "SinkhornDivergence",
     "SinkhornResult",
+    "barycenter",
     "bures_cost",
+    "free_support_barycenter",
     "gaussian_transport",
     "inverse_transport",
     "schrodinger_bridge",
+    "semidual",
     "sinkhorn",
+    "sinkhorn_divergence",
     "sliced_wasserstein",
     "transport_exact",
     "wasserstein_1d",

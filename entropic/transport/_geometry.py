@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -342,6 +342,19 @@ def as_geometry(func: str, cost: Any) -> Geometry:
     return _stored_geometry(func, cost)
 
 
+def repeated(geometry: Geometry, count: int) -> Geometry:
+    """The same one problem's costs for a batch of `count`."""
+    batch = (count,)
+    if geometry.metric == "grid":
+        return replace(geometry, core=geometry.core.repeated(count), batch=batch)
+    x = np.broadcast_to(geometry.x, (count, *geometry.x.shape[1:]))
+    if geometry.y is None:
+        return replace(geometry, core=_core.TransportCost(x, None, 0, 1.0), batch=batch, x=x)
+    y = np.broadcast_to(geometry.y, (count, *geometry.y.shape[1:]))
+    metric, scale = _METRICS[geometry.metric]
+    return replace(geometry, core=_core.TransportCost(x, y, metric, scale), batch=batch, x=x, y=y)
+
+
 def as_masses(func: str, name: str, masses: Array | None, n: int) -> np.ndarray:
     """Masses of one side as float64, uniform with total 1 for None."""
     weights: np.ndarray = batched_masses(func, name, masses, (), n)[0]
@@ -350,8 +363,13 @@ def as_masses(func: str, name: str, masses: Array | None, n: int) -> np.ndarray:
     return weights
 
 
-def batched_masses(func: str, name: str, masses: Array | None, batch: tuple[int, ...], n: int) -> np.ndarray:
-    """Masses of one side of every problem, (B, n) in float64; one array is shared by all, with stride 0."""
+def batched_masses(
+    func: str, name: str, masses: Array | None, batch: tuple[int, ...], n: int, *, signed: bool = False
+) -> np.ndarray:
+    """Masses of one side of every problem, (B, n) in float64; one array is shared by all, with stride 0.
+
+    `signed` is for potentials, which have the shapes of masses.
+    """
     problems = math.prod(batch)
     if masses is None:
         return np.broadcast_to(np.full(n, 1.0 / n), (problems, n))
@@ -365,8 +383,8 @@ def batched_masses(func: str, name: str, masses: Array | None, batch: tuple[int,
     wide = np.ascontiguousarray(array, np.float64)
     if np.isnan(wide).any():
         raise ValueError(f"{func}: `{name}` must not contain nan")
-    if (wide < 0).any():
+    if not signed and (wide < 0).any():
         raise ValueError(f"{func}: `{name}` must not be negative, got {wide.min():.6g}")
-    if np.isinf(wide.sum()):
+    if not np.isfinite(wide.sum()):
         raise ValueError(f"{func}: `{name}` must be finite with a finite total")
     return np.broadcast_to(wide, (problems, n)) if shared else wide.reshape(problems, n)

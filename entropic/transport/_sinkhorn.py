@@ -453,7 +453,7 @@ def _is_narrow_float(dtype: np.dtype) -> bool:
     return dtype.kind not in "biu" and dtype.itemsize < 8
 
 
-def _check_masses(
+def check_masses(
     func: str, geometry: Geometry, constraints: Constraints, a: Array | None, b: Array | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masses of both sides; in a balanced problem with equal totals."""
@@ -741,7 +741,7 @@ def sinkhorn(
         raise ValueError(
             f"{func}: `eps` must be at least 1e-14 of the cost's range, which float64 can tell, got {eps!r}"
         )
-    masses = _check_masses(func, geometry, constraints, a, b)
+    masses = check_masses(func, geometry, constraints, a, b)
     start = None if init is None else _check_init(func, init, geometry)
     with watching(callback, progress, func) as watch:
         solution, answer = solve(
