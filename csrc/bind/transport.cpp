@@ -1,6 +1,7 @@
 // Bindings of the transport family: adjacent arrays of a batch in, arrays out. Python has checked shapes and types.
 #include "../cpu/transport.hpp"
 
+#include <cmath>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -207,7 +208,7 @@ using Range = std::tuple<py::array_t<double>, py::array_t<double>, py::array_t<b
                          py::array_t<bool>, py::array_t<bool>>;
 Range cost_range(const Cost& cost) {
   const index_t batch = cost.view.batch;
-  std::vector<cpu::CostRange> ranges(static_cast<std::size_t>(batch));
+  std::vector<CostRange> ranges(static_cast<std::size_t>(batch));
   py::array_t<bool> rows(std::vector<py::ssize_t>{batch, cost.view.n}),
       cols(std::vector<py::ssize_t>{batch, cost.view.m});
   bool* to_rows = rows.mutable_data();
@@ -221,11 +222,11 @@ Range cost_range(const Cost& cost) {
   py::array_t<double> least(batch), largest(batch);
   py::array_t<bool> nan(batch), minus_inf(batch);
   for (index_t k = 0; k < batch; ++k) {
-    const cpu::CostRange& range = ranges[static_cast<std::size_t>(k)];
+    const CostRange& range = ranges[static_cast<std::size_t>(k)];
     least.mutable_at(k) = range.least;
     largest.mutable_at(k) = range.largest;
     nan.mutable_at(k) = range.nan;
-    minus_inf.mutable_at(k) = range.minus_inf;
+    minus_inf.mutable_at(k) = range.least == -HUGE_VAL;
   }
   return {least, largest, nan, minus_inf, rows, cols};
 }

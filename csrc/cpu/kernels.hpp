@@ -44,6 +44,7 @@ struct GibbsKernels {
   double (*gibbs_cost)(const T* k, const T* b, const T* cost, index_t n);
   double (*gibbs_dot)(const T* k, const double* v, index_t n);
   void (*softmin_scores)(const T* cost, const double* h, index_t n, double inv_eps, double* out);
+  void (*widen_range)(const T* cost, index_t n, CostRange* range);
 };
 
 struct TransportKernels {

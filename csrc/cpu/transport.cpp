@@ -1073,33 +1073,13 @@ bool each_problem(const CostView& cost, index_t weight, F f) {
   return true;
 }
 
-// The finite range of a few rows, and what else they hold.
+// The ranges of a few rows.
 struct RangeReducer {
-  static constexpr int kLanes = 8;
-  double least[kLanes], largest[kLanes];
-  bool nan = false, minus_inf = false, forbids = false;
-  bool allowed[kRowsAtOnce] = {};
-
-  RangeReducer() {
-    std::fill_n(least, kLanes, HUGE_VAL);
-    std::fill_n(largest, kLanes, -HUGE_VAL);
-  }
+  CostRange rows[kRowsAtOnce];
+  RangeReducer() { std::fill_n(rows, kRowsAtOnce, CostRange{HUGE_VAL, -HUGE_VAL, false, false, false}); }
   template <class T>
   void row(index_t i, const T* x, index_t n) {
-    double smallest = HUGE_VAL;
-    for (index_t j = 0; j < n; j += kLanes) {
-      const index_t lanes = std::min<index_t>(kLanes, n - j);
-      for (index_t lane = 0; lane < lanes; ++lane) {
-        const double c = static_cast<double>(x[j + lane]), finite = c < HUGE_VAL ? c : -HUGE_VAL;
-        nan |= c != c;
-        forbids |= c == HUGE_VAL;
-        least[lane] = c < least[lane] ? c : least[lane];
-        largest[lane] = finite > largest[lane] ? finite : largest[lane];
-        smallest = c < smallest ? c : smallest;
-      }
-    }
-    minus_inf |= smallest == -HUGE_VAL;
-    allowed[i] |= smallest < HUGE_VAL;
+    active().gibbs<T>().widen_range(x, n, &rows[i]);
   }
 };
 
@@ -1360,7 +1340,7 @@ bool transport_cost_range(const CostView& cost, CostRange* ranges, bool* row_all
   const index_t groups = (cost.n + kRowsAtOnce - 1) / kRowsAtOnce;
   return each_problem(cost, 1, [&](index_t k) {
     CostRange& range = ranges[k];
-    range = CostRange{HUGE_VAL, -HUGE_VAL, false, false};
+    range = CostRange{HUGE_VAL, -HUGE_VAL, false, false, false};
     bool* cols = col_allowed + k * cost.m;
     return in_storage_type(cost, k, [&](const auto& read, auto) {
       std::vector<RangeReducer> parts(static_cast<std::size_t>(groups));
@@ -1368,19 +1348,19 @@ bool transport_cost_range(const CostView& cost, CostRange* ranges, bool* row_all
         const index_t i = group * kRowsAtOnce, some = std::min(kRowsAtOnce, cost.n - i);
         RangeReducer& part = parts[static_cast<std::size_t>(group)];
         read.visit(i, some, 0, cost.m, part);
-        std::copy_n(part.allowed, some, row_allowed + k * cost.n + i);
+        for (index_t r = 0; r < some; ++r) row_allowed[k * cost.n + i + r] = part.rows[r].allowed;
       });
       if (!finished) return false;
-      bool forbids = false;
-      for (const RangeReducer& part : parts) {
-        range.least = std::min(range.least, *std::min_element(part.least, part.least + RangeReducer::kLanes));
-        range.largest = std::max(range.largest, *std::max_element(part.largest, part.largest + RangeReducer::kLanes));
-        range.nan |= part.nan;
-        range.minus_inf |= part.minus_inf;
-        forbids |= part.forbids;
-      }
-      std::fill_n(cols, cost.m, !forbids);
-      for (index_t i = 0; forbids && i < cost.n; ++i) {
+      for (const RangeReducer& part : parts)
+        for (const CostRange& row : part.rows) {
+          range.least = std::min(range.least, row.least);
+          range.largest = std::max(range.largest, row.largest);
+          range.nan |= row.nan;
+          range.forbidden |= row.forbidden;
+          range.allowed |= row.allowed;
+        }
+      std::fill_n(cols, cost.m, !range.forbidden);
+      for (index_t i = 0; range.forbidden && i < cost.n; ++i) {
         AllowedColumns row{cols};
         read.visit(i, 1, 0, cost.m, row);
       }

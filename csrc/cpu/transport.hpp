@@ -83,12 +83,7 @@ bool transport_apply(const CostView& cost, const Masses& masses, const double* e
 // Rows first to first + count of the cost, in its type.
 bool transport_cost_rows(const CostView& cost, index_t first, index_t count, void* out);
 
-// What a cost holds: its finite range, whether anything is nan or -inf, and for each row and column whether some pair
-// is allowed.
-struct CostRange {
-  double least, largest;
-  bool nan, minus_inf;
-};
+// What a cost holds, and for each row and column whether some pair is allowed.
 bool transport_cost_range(const CostView& cost, CostRange* ranges, bool* row_allowed, bool* col_allowed);
 
 }  // namespace cpu

@@ -1,8 +1,10 @@
 // The transport kernels of one instruction set; the rules of isa/logits.cpp hold.
+// clang-format off: the templates of transport.hpp find the packs' functions only where simd.hpp came before
 #include "../kernels.hpp"
 #include "../simd.hpp"
 #include "entropic/transport.hpp"
 #include "set.hpp"
+// clang-format on
 
 namespace entropic {
 namespace {
@@ -34,11 +36,17 @@ void softmin_scores_of(const T* cost, const double* h, index_t n, double inv_eps
   softmin_scores<NativePack<T>>(cost, h, n, inv_eps, out);
 }
 
+template <class T>
+void widen_range_of(const T* cost, index_t n, CostRange* range) {
+  widen_range<NativePack<T>>(cost, n, *range);
+}
+
 }  // namespace
 
 namespace cpu {
 
-#define ENTROPIC_GIBBS(T) {gibbs_row_of<T>, add_rows_of<T>, gibbs_cost_of<T>, gibbs_dot_of<T>, softmin_scores_of<T>}
+#define ENTROPIC_GIBBS(T) \
+  {gibbs_row_of<T>, add_rows_of<T>, gibbs_cost_of<T>, gibbs_dot_of<T>, softmin_scores_of<T>, widen_range_of<T>}
 const TransportKernels ENTROPIC_OF_SET(transport) = {ENTROPIC_GIBBS(float), ENTROPIC_GIBBS(double)};
 
 }  // namespace cpu

@@ -58,6 +58,12 @@ enum class Value : int { logsumexp, logmeanexp, entropy };
 // Scores between two points: their product, and distances; `sqeuclidean` is the full squared distance.
 enum class Metric : int { dot, sqeuclidean, euclidean, manhattan };
 
+// The finite costs' range, and what else there is among them.
+struct CostRange {
+  double least, largest;
+  bool nan, forbidden, allowed;
+};
+
 // Whether a marginal of a transport plan is prescribed, and if not, by what it is held.
 enum class Relax : int { exact, kl, tv, range, capped };
 

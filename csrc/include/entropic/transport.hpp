@@ -160,6 +160,32 @@ ENTROPIC_INLINE void softmin_scores(const typename P::Element* cost, const doubl
   }
 }
 
+// Takes n costs into a range. Infinite costs, which forbid a pair, are not part of it; -inf is its least.
+template <class P>
+ENTROPIC_INLINE void widen_range(const typename P::Element* cost, index_t n, CostRange& range) {
+  using T = typename P::Element;
+  const P inf(infinity<T>()), minus_inf(-infinity<T>());
+  P least = inf, largest = minus_inf, nan(T(0));
+  for (index_t j = 0; j < n; j += P::width) {
+    const P c = n - j < P::width ? P::load_partial(cost + j, n - j, cost[j]) : P::load(cost + j);
+    least = pick_min(c, least);
+    largest = pick_max(select(equal(c, inf), minus_inf, c), largest);
+    nan = nan + (c - c);  // nan for nan and for infinite costs: looked at again below
+  }
+  const double low = -(P(T(0)) - least).largest(), high = largest.largest();
+  range.least = low < range.least ? low : range.least;
+  range.largest = high > range.largest ? high : range.largest;
+  if (nan.sum() == 0) {
+    range.allowed = n > 0 || range.allowed;
+    return;
+  }
+  for (index_t j = 0; j < n; ++j) {
+    range.nan |= cost[j] != cost[j];
+    range.forbidden |= cost[j] == infinity<T>();
+    range.allowed |= cost[j] < infinity<T>();
+  }
+}
+
 // What one side's marginal may be, and so what its potential becomes: the proximal step of the penalty's conjugate,
 // applied to the soft minimum s that would give the marginal exactly, all in units of eps.
 //   exact: s            kl: s rho / (rho + eps)            tv: s within [-rho, rho]
