@@ -43,6 +43,7 @@ struct GibbsKernels {
   void (*add_rows)(const T* k, index_t ld, index_t rows, const double* w, index_t n, double* acc);
   double (*gibbs_cost)(const T* k, const T* b, const T* cost, index_t n);
   double (*gibbs_dot)(const T* k, const double* v, index_t n);
+  double (*weighted_sum)(const T* k, const T* w, index_t n);
   void (*softmin_scores)(const T* cost, const double* h, index_t n, double inv_eps, double* out);
   void (*widen_range)(const T* cost, index_t n, CostRange* range);
 };

@@ -280,6 +280,7 @@ class StoredScore {
 template <class T>
 class PointScore {
  public:
+  static constexpr bool kStored = false;
   PointScore(const T* x, index_t rows, const T* y, index_t cols, index_t depth, Metric metric, T scale)
       : x_(x),
         rows_(rows),

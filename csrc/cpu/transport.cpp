@@ -19,6 +19,7 @@ constexpr index_t kRowsAtOnce = 4;  // as many as add_rows takes
 template <class S, class T>
 class StoredCost {
  public:
+  static constexpr bool kStored = true;
   StoredCost(const S* data, index_t rows, index_t cols, index_t stride)
       : data_(data), rows_(rows), cols_(cols), stride_(stride) {}
   Plan plan() const { return row_plan(rows_, cols_); }
@@ -50,6 +51,7 @@ class StoredCost {
 // The cost between a grid's points, axis by axis.
 class GridCost {
  public:
+  static constexpr bool kStored = false;
   explicit GridCost(const std::vector<GridAxis>& axes) : axes_(axes) {
     for (const GridAxis& axis : axes_) size_ *= axis.size;
   }
@@ -239,15 +241,19 @@ template <class T>
 constexpr double kLargestSum = sizeof(T) == 4 ? 1e15 : 1e60;
 inline bool is_zero(double x) { return x == 0; }
 
+// Of a few rows of factors exp(shift + G_j - C_ij / eps): the shifts, the sums over b, and those of the costs.
+struct GroupSums {
+  double shift[kRowsAtOnce], sum[kRowsAtOnce], cost[kRowsAtOnce];
+};
+
 // The rows of Gibbs factors of a few rows of a cost, with their sums.
 template <class T>
-class GibbsRows {
+class GibbsRows : public GroupSums {
  public:
   GibbsRows(const double* g, const T* b, double inv_eps, T* k, index_t ld, bool with_cost)
       : kernels_(active().gibbs<T>()), g_(g), b_(b), inv_eps_(inv_eps), k_(k), ld_(ld), with_cost_(with_cost) {}
 
-  double shift[kRowsAtOnce], sum[kRowsAtOnce], cost[kRowsAtOnce];
-
+  void write_to(T* k) { k_ = k; }
   // Rows are counted from `base`, of which `count` begin anew under their shifts.
   void begin(index_t base, index_t count) {
     base_ = base;
@@ -332,7 +338,7 @@ class Problem {
                    bool& in_range) {
     std::copy_n(G, m_, g_.data());
     std::atomic<bool> all_in_range{true};
-    const auto update = [&](GibbsRows<T>& rows, index_t i, index_t count, double* w, Tally& tally) {
+    const auto update = [&](const GroupSums& rows, index_t i, index_t count, double* w, Tally& tally) {
       double logs[kRowsAtOnce], scale[kRowsAtOnce], before[kRowsAtOnce];
       for (index_t r = 0; r < count; ++r) {
         logs[r] = rows.sum[r];
@@ -354,8 +360,7 @@ class Problem {
         w[r] = is_zero(rows.sum[r]) ? 0 : a_[i + r] * scale[r];
       }
     };
-    if (!each_row_group(inv_eps, false, update, F)) return false;
-    fold_blocks();
+    if (!(kept_fit(inv_eps) ? each_kept_group(update) : each_fresh_group(inv_eps, update, F))) return false;
     residual = Residual();
     for (const Tally& tally : tally_) residual.rows += tally.rows;
     in_range = all_in_range;
@@ -369,7 +374,7 @@ class Problem {
     std::copy_n(G, m_, g_.data());
     const FamilyKernels<double>& f64 = active().of<double>();
     const bool finished = each_row_group(
-        inv_eps, true,
+        inv_eps, true, false,
         [&](GibbsRows<T>& rows, index_t i, index_t count, double* w, Tally& tally) {
           double now[kRowsAtOnce];
           for (index_t r = 0; r < count; ++r) now[r] = std::min(F[i + r] - rows.shift[r], 600.0);
@@ -418,7 +423,7 @@ class Problem {
   bool weighted_column_sums(double inv_eps, const double* F, const double* G, Weigh weigh, double* out) {
     std::copy_n(G, m_, g_.data());
     if (!each_row_group(
-            inv_eps, false,
+            inv_eps, false, false,
             [&](GibbsRows<T>& rows, index_t i, index_t count, double* w, Tally&) { weigh(rows, i, count, w); }, F))
       return false;
     fold_blocks();
@@ -458,9 +463,80 @@ class Problem {
     return -(s.m + std::log1p(s.r));
   }
 
+  // From the second pass at an eps on, the factors of a stored cost are kept where they take no more than this: while
+  // the potentials have not moved far the next passes only reweigh them, without an exp.
+  static constexpr index_t kMostKept = index_t(1) << 27;  // bytes
+  // What the cut left out was nothing beside factors that have not grown by more than this since.
+  static constexpr double kReach = sizeof(T) == 4 ? 8 : 20;
+
+  bool kept_fit(double inv_eps) {
+    if (kept_.empty() || kept_inv_eps_ != inv_eps) return false;
+    for (index_t j = 0; j < m_; ++j) {
+      const std::size_t at = static_cast<std::size_t>(j);
+      if (!(std::abs(g_[at] - kept_g_[at]) <= kReach)) return false;
+    }
+    return true;
+  }
+
+  template <class F>
+  bool each_fresh_group(double inv_eps, F f, const double* potential) {
+    const bool keep =
+        Cost::kStored && last_inv_eps_ == inv_eps && n_ * ld_ * static_cast<index_t>(sizeof(T)) <= kMostKept;
+    if (keep) {
+      kept_.resize(static_cast<std::size_t>(n_ * ld_));
+      kept_f_.resize(static_cast<std::size_t>(n_));
+      kept_g_ = g_;
+    } else {
+      kept_.clear();
+    }
+    kept_inv_eps_ = last_inv_eps_ = inv_eps;
+    if (!each_row_group(inv_eps, false, keep, f, potential)) return false;
+    fold_blocks();
+    return true;
+  }
+
+  template <class F>
+  bool each_kept_group(F f) {
+    std::vector<double> change(static_cast<std::size_t>(ld_), 0.0);
+    for (index_t j = 0; j < m_; ++j) {
+      const std::size_t at = static_cast<std::size_t>(j);
+      change[at] = g_[at] - kept_g_[at];
+    }
+    active().of<double>().exp(change.data(), m_, change.data());
+    std::vector<T> weights(static_cast<std::size_t>(ld_), T(0));
+    for (index_t j = 0; j < m_; ++j) {
+      const std::size_t at = static_cast<std::size_t>(j);
+      weights[at] = static_cast<T>(b_[j] * change[at]);
+    }
+    const bool finished = for_units(blocks_, n_ * m_, [&](index_t block) {
+      const GibbsKernels<T>& kernels = active().gibbs<T>();
+      double* acc = acc_.data() + block * ld_;
+      std::fill_n(acc, ld_, 0.0);
+      Tally tally{0, 0};
+      GroupSums rows;
+      const index_t first = block * block_rows_, last = std::min(n_, first + block_rows_);
+      for (index_t i = first; i < last; i += kRowsAtOnce) {
+        const index_t count = std::min(kRowsAtOnce, last - i);
+        const T* k = kept_.data() + i * ld_;
+        for (index_t r = 0; r < count; ++r) {
+          rows.shift[r] = kept_f_[static_cast<std::size_t>(i + r)];
+          rows.sum[r] = kernels.weighted_sum(k + r * ld_, weights.data(), ld_);
+        }
+        double w[kRowsAtOnce];
+        f(rows, i, count, w, tally);
+        kernels.add_rows(k, ld_, count, w, ld_, acc);
+      }
+      tally_[static_cast<std::size_t>(block)] = tally;
+    });
+    if (!finished) return false;
+    fold_blocks();
+    for (index_t j = 0; j < m_; ++j) acc_[static_cast<std::size_t>(j)] *= change[static_cast<std::size_t>(j)];
+    return true;
+  }
+
   // f sees each group of rows with its factors and sets the weights under which they join the column sums.
   template <class F>
-  bool each_row_group(double inv_eps, bool with_cost, F f, const double* potential) {
+  bool each_row_group(double inv_eps, bool with_cost, bool keep, F f, const double* potential) {
     return for_units(blocks_, n_ * m_, [&](index_t block) {
       auto buffer = buffers_.take();
       double* acc = acc_.data() + block * ld_;
@@ -470,10 +546,13 @@ class Problem {
       const index_t first = block * block_rows_, last = std::min(n_, first + block_rows_);
       for (index_t i = first; i < last; i += kRowsAtOnce) {
         const index_t count = std::min(kRowsAtOnce, last - i);
+        T* k = buffer->data();
+        if (keep) rows.write_to(k = kept_.data() + i * ld_);
         visit_rows(rows, i, count, inv_eps, potential);
+        if (keep) std::copy_n(rows.shift, count, kept_f_.data() + i);
         double w[kRowsAtOnce];
         f(rows, i, count, w, tally);
-        active().gibbs<T>().add_rows(buffer->data(), ld_, count, w, ld_, acc);
+        active().gibbs<T>().add_rows(k, ld_, count, w, ld_, acc);
       }
       tally_[static_cast<std::size_t>(block)] = tally;
       buffers_.give(std::move(buffer));
@@ -547,6 +626,9 @@ class Problem {
   const double* b_;
   std::vector<T> b_t_;
   std::vector<double> g_, acc_;
+  std::vector<T> kept_;  // factors of an earlier pass, under these potentials
+  std::vector<double> kept_f_, kept_g_;
+  double kept_inv_eps_ = 0, last_inv_eps_ = 0;
   std::vector<Tally> tally_;
   Buffers<T> buffers_;
 };

@@ -32,6 +32,11 @@ double gibbs_dot_of(const T* k, const double* v, index_t n) {
 }
 
 template <class T>
+double weighted_sum_of(const T* k, const T* w, index_t n) {
+  return weighted_sum<NativePack<T>>(k, w, n);
+}
+
+template <class T>
 void softmin_scores_of(const T* cost, const double* h, index_t n, double inv_eps, double* out) {
   softmin_scores<NativePack<T>>(cost, h, n, inv_eps, out);
 }
@@ -45,8 +50,9 @@ void widen_range_of(const T* cost, index_t n, CostRange* range) {
 
 namespace cpu {
 
-#define ENTROPIC_GIBBS(T) \
-  {gibbs_row_of<T>, add_rows_of<T>, gibbs_cost_of<T>, gibbs_dot_of<T>, softmin_scores_of<T>, widen_range_of<T>}
+#define ENTROPIC_GIBBS(T)                                                       \
+  {gibbs_row_of<T>,    add_rows_of<T>,       gibbs_cost_of<T>, gibbs_dot_of<T>, \
+   weighted_sum_of<T>, softmin_scores_of<T>, widen_range_of<T>}
 const TransportKernels ENTROPIC_OF_SET(transport) = {ENTROPIC_GIBBS(float), ENTROPIC_GIBBS(double)};
 
 }  // namespace cpu

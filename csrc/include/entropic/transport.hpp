@@ -127,7 +127,22 @@ ENTROPIC_INLINE double gibbs_cost(const typename P::Element* k, const typename P
   return sum.sum();
 }
 
-// sum k_j v_j; whole packs.
+// sum k_j w_j; whole packs.
+template <class P>
+ENTROPIC_INLINE double weighted_sum(const typename P::Element* k, const typename P::Element* w, index_t n) {
+  using T = typename P::Element;
+  WideSum<P> sum;
+  index_t j = 0;
+  for (; j + 4 * P::width <= n; j += 4 * P::width) {
+    P part(T(0));
+    for (int u = 0; u < 4; ++u) part = fma(P::load(k + j + u * P::width), P::load(w + j + u * P::width), part);
+    sum.add(part);
+  }
+  for (; j < n; j += P::width) sum.add(P::load(k + j) * P::load(w + j));
+  return sum.sum();
+}
+
+// The same with weights in float64.
 template <class P>
 ENTROPIC_INLINE double gibbs_dot(const typename P::Element* k, const double* v, index_t n) {
   using D = typename P::Wide;
