@@ -938,7 +938,7 @@ bool sinkhorn_step(Problem<T, Cost>& problem, Run& run, double& error) {
 // Comes down to the eps that is wanted, a few iterations at each level. False if interrupted.
 template <class T, class Cost>
 bool anneal(Problem<T, Cost>& problem, Run& run) {
-  constexpr double kRatio = 0.5, kGoodEnough = 0.05;
+  constexpr double kRatio = 0.25, kGoodEnough = 0.05;
   constexpr int kIterations = 5;
   int at_level = 0;
   while (run.level > run.eps) {
@@ -1019,7 +1019,9 @@ bool climb(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory)
       run.report.outcome = Outcome::stalled;
       return true;
     }
-    if (forecast.iterations_to(tol, here.error) > settings.patience) {
+    // Far from the answer Newton's steps are cut short, and no better than these.
+    constexpr double kNearEnough = 1e-2;
+    if (forecast.iterations_to(tol, here.error) > settings.patience && here.error < kNearEnough) {
       run.report.outcome = Outcome::handed_over;
       return true;
     }

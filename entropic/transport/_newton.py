@@ -22,7 +22,8 @@ from .. import _core
 
 _ROUNDING = 1e-10  # of the dual value; below it the slope decides, as in the compiled line search
 _OVERSHOOT = 0.9
-_MAX_STEPS = 60
+_MAX_STEPS = 40
+_CRAWL = 6  # steps in a row, cut short, that hardly lower the error: first-order passes do better there
 _LEAST_RIDGE = 1e-14  # relative to the diagonal: balanced systems are singular
 _MAX_HALVINGS = 25
 
@@ -98,6 +99,7 @@ def newton(
     ridge = np.full(len(g), 1e-3)
     alive = here.error > tol
     passes = np.ones(len(g), np.int64)
+    crawled = np.zeros(len(g), np.int64)
     for _ in range(_MAX_STEPS):
         if not alive.any():
             break
@@ -129,6 +131,8 @@ def newton(
         ridge = np.where(length == 1, ridge / 4, np.where(length < 0.25, ridge * 4, ridge))
         # Rounding leaves a floor: a full step that no longer helps has reached it.
         alive &= ~((length == 1) & (there.error > 0.5 * here.error) & (here.error < 1e-9))
+        crawled = np.where((length < 1) & (there.error > 0.8 * here.error), crawled + 1, 0)
+        alive &= crawled < _CRAWL
         here = there
         alive &= here.error > tol
         done += 1

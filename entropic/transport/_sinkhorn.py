@@ -22,6 +22,8 @@ from ._newton import Problems, newton
 _EXACT, _KL, _TV, _RANGE, _CAPPED = range(5)
 _CONVERGED, _LIMIT, _STALLED, _STOPPED, _HANDED_OVER = range(5)
 
+_NEWTON_ROUNDS = 5
+
 Side = tuple[int, float, float]
 """Kind, and its parameters in the units of the cost."""
 
@@ -557,26 +559,27 @@ def _finish_by_newton(
     geometry: Geometry, constraints: Constraints, a: np.ndarray, b: np.ndarray, eps: float, total: np.ndarray,
     tol: float, max_iter: int, watch: Watch | None, answer: _Answer,
 ) -> None:  # fmt: skip
-    """Newton steps for the problems that were handed over, some at a time, and plain passes for what they leave."""
-    handed = np.flatnonzero(answer.outcome == _HANDED_OVER)
+    """Newton steps for the problems that were handed over, some at a time, and passes again for what they leave."""
     at_once = max(1, 20_000_000 // (geometry.n * geometry.m + min(geometry.n, geometry.m) ** 2))
-    for start in range(0, len(handed), at_once):
-        which = handed[start : start + at_once]
-        core = geometry.wide(which)
-        count = len(which)
-        eps_array = np.full(count, eps)
-        masses = np.ascontiguousarray(a[which]), np.ascontiguousarray(b[which])
-        problems = Problems(core, *masses, eps_array, total[which], constraints.rows, constraints.rho)
-        f, g, passes = newton(problems, answer.f[which], answer.g[which], 0.5 * tol, watch,
-                              int(answer.n_iter[which].max()))  # fmt: skip
-        rest = max(1, max_iter - int((answer.n_iter[which] + passes).max()))
-        fields = _core.transport_solve(
-            core, *masses, f, g, eps_array, np.zeros(count), total[which], constraints.rows, constraints.cols, 0.0, tol,
-            rest, True, False, math.inf, watch,
-        )  # fmt: skip
-        answer.f[which], answer.g[which] = f, g
-        answer.n_iter[which] += passes
-        answer.put(which, fields)
+    for once_more in reversed(range(_NEWTON_ROUNDS)):
+        patience = _patience(geometry, constraints, True) if once_more else math.inf
+        handed = np.flatnonzero((answer.outcome == _HANDED_OVER) & (answer.n_iter < max_iter))
+        for start in range(0, len(handed), at_once):
+            which = handed[start : start + at_once]
+            core, count = geometry.wide(which), len(which)
+            eps_array = np.full(count, eps)
+            masses = np.ascontiguousarray(a[which]), np.ascontiguousarray(b[which])
+            problems = Problems(core, *masses, eps_array, total[which], constraints.rows, constraints.rho)
+            f, g, passes = newton(problems, answer.f[which], answer.g[which], 0.5 * tol, watch,
+                                  int(answer.n_iter[which].max()))  # fmt: skip
+            left = max(1, max_iter - int((answer.n_iter[which] + passes).max()))
+            fields = _core.transport_solve(
+                core, *masses, f, g, eps_array, np.zeros(count), total[which], constraints.rows, constraints.cols, 0.0,
+                tol, left, True, False, patience, watch,
+            )  # fmt: skip
+            answer.f[which], answer.g[which] = f, g
+            answer.n_iter[which] += passes
+            answer.put(which, fields)
 
 
 def solve(
@@ -602,7 +605,7 @@ def solve(
     )  # fmt: skip
     rows, cols, n_iter, error, cost, outcome = fields
     answer = _Answer(f, g, rows, cols, n_iter, error, cost, outcome)
-    if (outcome == _HANDED_OVER).any():
+    if (answer.outcome == _HANDED_OVER).any():
         _finish_by_newton(geometry, constraints, a, b, eps, total, tol, max_iter, watch, answer)
     solution = Solution(geometry, constraints, a, b, answer.f, answer.g, eps, answer.rows, answer.cols, answer.cost)
     return solution, answer
