@@ -841,6 +841,7 @@ bool smooth(const Side& side) { return side.kind == Relax::exact || (side.kind =
 // such promises are not believed.
 class Forecast {
  public:
+  int iterations() const { return count_; }
   double iterations_to(double tol, double error) {
     double& slot = errors_[count_++ % kWindow];
     const double before = slot;
@@ -938,8 +939,8 @@ bool sinkhorn_step(Problem<T, Cost>& problem, Run& run, double& error) {
 // Comes down to the eps that is wanted, a few iterations at each level. False if interrupted.
 template <class T, class Cost>
 bool anneal(Problem<T, Cost>& problem, Run& run) {
-  constexpr double kRatio = 0.25, kGoodEnough = 0.05;
-  constexpr int kIterations = 5;
+  constexpr double kRatio = 0.5, kGoodEnough = 0.05;
+  constexpr int kIterations = 10;
   int at_level = 0;
   while (run.level > run.eps) {
     double error;
@@ -969,105 +970,116 @@ bool iterate(Problem<T, Cost>& problem, Run& run, double tol) {
   }
 }
 
-// Maximises the semi-dual, the dual as a function of G alone, by a limited-memory quasi-Newton method. The gradient is
-// the target of each column less its marginal, and costs one pass; Sinkhorn's step is the same gradient scaled by the
-// target, so it is where the method starts from. False if interrupted.
+// The semi-dual, the dual as a function of G alone, at one G.
+struct SemiDualPoint {
+  explicit SemiDualPoint(index_t m)
+      : G(static_cast<std::size_t>(m)), gradient(static_cast<std::size_t>(m)), scaling(static_cast<std::size_t>(m)) {}
+
+  std::vector<double> G;
+  std::vector<double> gradient;  // the target of each column less its marginal
+  std::vector<double> scaling;   // of the gradient, to Sinkhorn's step
+  double value = 0;
+  double size = 0;  // of the terms of `value`
+  double error = 0;
+};
+
+// One pass: run.F and all else that belongs to point.G. False if interrupted.
+template <class T, class Cost>
+bool evaluate(Problem<T, Cost>& problem, Run& run, SemiDualPoint& point) {
+  const SolveSettings& settings = run.settings;
+  const index_t n = problem.rows(), m = problem.cols();
+  const double eps_over_rho = settings.cols.kind == Relax::kl ? run.eps / settings.cols.p : 0;
+  Residual residual;
+  bool in_range;
+  if (!problem.update_rows(scaled(settings.rows, run.eps), 1 / run.eps, run.F.data(), point.G.data(), residual,
+                           in_range) ||
+      work_stopped())
+    return false;
+  const double* sums = problem.column_sums();
+  double mass = 0, error = 0;
+  for (index_t j = 0; j < m; ++j) {
+    const std::size_t at = static_cast<std::size_t>(j);
+    const double target = run.b[j] * (eps_over_rho > 0 ? std::exp(-point.G[at] * eps_over_rho) : 1.0);
+    const double marginal = run.b[j] * sums[j];
+    const double gap = target - marginal;
+    point.gradient[at] = gap;
+    // The inverse of the logarithmic mean of target and marginal, by its series where they are close.
+    const bool close = std::abs(gap) <= 1e-3 * target || !(marginal > 0);
+    const double inverse_mean = close ? 2 / (target + marginal) : std::log(target / marginal) / gap;
+    point.scaling[at] = target > 0 ? inverse_mean / (1 + eps_over_rho) : 0;
+    error += std::abs(gap);
+    mass += marginal;
+  }
+  const double of_rows = dual_part(settings.rows, run.a, run.F.data(), n, run.eps),
+               of_cols = dual_part(settings.cols, run.b, point.G.data(), m, run.eps);
+  point.value = of_rows + of_cols - mass;
+  point.size = std::abs(of_rows) + std::abs(of_cols) + mass;
+  point.error = error / run.total;
+  if (!in_range || !std::isfinite(point.value)) point.value = -HUGE_VAL;
+  return true;
+}
+
+// Maximises the semi-dual by a limited-memory quasi-Newton method, whose first direction is Sinkhorn's step: the same
+// gradient, scaled, for the same one pass. False if interrupted.
 template <class T, class Cost>
 bool climb(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory) {
   const SolveSettings& settings = run.settings;
-  const index_t n = problem.rows(), m = problem.cols();
-  const Relaxation row_side = scaled(settings.rows, run.eps);
-  const std::size_t size = static_cast<std::size_t>(m);
-  const double eps_over_rho = settings.cols.kind == Relax::kl ? run.eps / settings.cols.p : 0;
-  std::vector<double> gradient(size), at_trial(size), direction(size), scaling(size), trial(size), sums(size),
-      step(size), fall(size);
-  struct Point {
-    double value, size, error;
-  };
-  // At G: F, the gradient, and the dual value.
-  const auto evaluate = [&](std::vector<double>& G, std::vector<double>& slope, Point& point) {
-    Residual residual;
-    bool in_range;
-    if (!problem.update_rows(row_side, 1 / run.eps, run.F.data(), G.data(), residual, in_range) || work_stopped())
-      return false;
-    std::copy_n(problem.column_sums(), m, sums.data());
-    double mass = 0, error = 0;
-    for (std::size_t j = 0; j < size; ++j) {
-      const double target = run.b[j] * (eps_over_rho > 0 ? std::exp(-G[j] * eps_over_rho) : 1.0);
-      const double marginal = run.b[j] * sums[j];
-      scaling[j] = target > 0 ? 1 / (target * (1 + eps_over_rho)) : 0;
-      slope[j] = target - marginal;
-      error += std::abs(slope[j]);
-      mass += marginal;
-    }
-    const double of_rows = dual_part(settings.rows, run.a, run.F.data(), n, run.eps),
-                 of_cols = dual_part(settings.cols, run.b, G.data(), m, run.eps);
-    point = {of_rows + of_cols - mass, std::abs(of_rows) + std::abs(of_cols) + mass, error / run.total};
-    if (!in_range || !std::isfinite(point.value)) point.value = -HUGE_VAL;
-    return true;
-  };
-  Point here, there;
+  const std::size_t size = static_cast<std::size_t>(problem.cols());
+  SemiDualPoint here(problem.cols()), there(problem.cols());
+  std::vector<double> direction(size), step(size), fall(size);
+  here.G = run.G;
+  if (!evaluate(problem, run, here)) return false;
   Forecast forecast;
-  if (!evaluate(run.G, gradient, here)) return false;
-  bool fresh = true;
   Stall stall;
   for (;;) {
-    const bool last = run.ended(here.error);
-    if (here.error <= tol) run.report.outcome = Outcome::converged;
-    if (last || here.error <= tol) return true;
+    const bool last = run.ended(here.error), reached = here.error <= tol;
+    if (reached) run.report.outcome = Outcome::converged;
+    if (last || reached) break;
     if (stall.reached(here.error)) {
       run.report.outcome = Outcome::stalled;
-      return true;
+      break;
     }
-    // Far from the answer Newton's steps are cut short, and no better than these.
+    // Far from the answer Newton's steps are cut short, and no better than these, unless these hardly move.
     constexpr double kNearEnough = 1e-2;
-    if (forecast.iterations_to(tol, here.error) > settings.patience && here.error < kNearEnough) {
+    constexpr int kLong = 200;
+    if (forecast.iterations_to(tol, here.error) > settings.patience &&
+        (here.error < kNearEnough || forecast.iterations() > kLong)) {
       run.report.outcome = Outcome::handed_over;
-      return true;
+      break;
     }
-    memory.direction(gradient, scaling, direction);
-    double slope = QuasiNewton::dot(gradient, direction);
-    if (!(slope > 0)) {
-      memory.forget();
-      memory.direction(gradient, scaling, direction);
-      slope = QuasiNewton::dot(gradient, direction);
-    }
-    double t = 1;
-    for (;; t *= 0.5) {
-      // Where the value's rounding hides the gain, the slope's fall decides.
-      constexpr double kLeastStep = 1e-6, kGain = 1e-4, kOvershoot = 0.9, kRounding = 1e-10;
-      if (t < kLeastStep) {
-        if (fresh) {
-          run.report.outcome = Outcome::stalled;
-          return true;
-        }
-        break;
+    memory.direction(here.gradient, here.scaling, direction);
+    const double slope = QuasiNewton::dot(here.gradient, direction);
+    // Where no step along it is seen to gain, past steps have spoilt the direction, or rounding hides the gain.
+    // Sinkhorn's own step always gains.
+    constexpr double kLeastStep = 0.1;
+    for (double t = slope > 0 ? 1 : 0;; t *= 0.5) {
+      const bool own = t < kLeastStep;
+      if (own) {
+        memory.forget();
+        memory.direction(here.gradient, here.scaling, direction);
+        t = 1;
       }
-      for (std::size_t j = 0; j < size; ++j) trial[j] = run.G[j] + t * direction[j];
-      if (!evaluate(trial, at_trial, there)) return false;
-      if (there.value >= here.value + kGain * t * slope) break;
-      const double slope_there = QuasiNewton::dot(at_trial, direction);
+      for (std::size_t j = 0; j < size; ++j) there.G[j] = here.G[j] + t * direction[j];
+      if (!evaluate(problem, run, there)) return false;
+      // Where the value's rounding hides the gain, the slope's fall decides.
+      constexpr double kGain = 1e-4, kOvershoot = 0.9, kRounding = 1e-10;
+      if (own || there.value >= here.value + kGain * t * slope) break;
+      const double slope_there = QuasiNewton::dot(there.gradient, direction);
       if (slope_there >= -kOvershoot * slope && there.value >= here.value - kRounding * here.size) break;
       if (run.ended(here.error)) {
-        // the potentials that are returned are those of `here`
-        return evaluate(run.G, gradient, here);
+        run.G = here.G;
+        return evaluate(problem, run, here);  // F again is that of G
       }
     }
-    fresh = t < 1e-6;
-    if (fresh) {
-      memory.forget();
-      if (!evaluate(run.G, gradient, here)) return false;
-      continue;
-    }
     for (std::size_t j = 0; j < size; ++j) {
-      step[j] = trial[j] - run.G[j];
-      fall[j] = gradient[j] - at_trial[j];
+      step[j] = there.G[j] - here.G[j];
+      fall[j] = here.gradient[j] - there.gradient[j];
     }
     memory.observe(step, fall);
-    run.G.swap(trial);
-    gradient.swap(at_trial);
-    here = there;
+    std::swap(here, there);
   }
+  run.G = here.G;
+  return true;
 }
 
 // All stages at one precision.
