@@ -837,24 +837,27 @@ double dual_part(const Side& side, const double* mass, const double* F, index_t 
 
 bool smooth(const Side& side) { return side.kind == Relax::exact || (side.kind == Relax::kl && side.p > 0); }
 
-// How many more iterations a tolerance takes, by the rate of the last ones; 0 while too few are known. After very many
-// such promises are not believed.
+// How many more iterations a tolerance takes, by the rate of the last `window`; 0 while too few are known. After very
+// many such promises are not believed.
 class Forecast {
  public:
+  explicit Forecast(int window) : errors_(static_cast<std::size_t>(window)) {}
+
   int iterations() const { return count_; }
   double iterations_to(double tol, double error) {
-    double& slot = errors_[count_++ % kWindow];
+    const int window = static_cast<int>(errors_.size());
+    double& slot = errors_[static_cast<std::size_t>(count_++ % window)];
     const double before = slot;
     slot = error;
-    if (count_ <= kWindow) return 0;
+    if (count_ <= window) return 0;
     const double gain = std::log(before / error);
     if (count_ > kCrawl) return HUGE_VAL;
-    return gain > 0 ? kWindow * std::log(error / tol) / gain : HUGE_VAL;
+    return gain > 0 ? window * std::log(error / tol) / gain : HUGE_VAL;
   }
 
  private:
-  static constexpr int kWindow = 30, kCrawl = 1500;
-  double errors_[kWindow];
+  static constexpr int kCrawl = 1500;
+  std::vector<double> errors_;
   int count_ = 0;
 };
 
@@ -953,9 +956,11 @@ bool anneal(Problem<T, Cost>& problem, Run& run) {
   return true;
 }
 
-// Sinkhorn iterations until the error seen is at most `tol`. False if interrupted.
+// Sinkhorn iterations until the error seen is at most `tol`, or more than `patience` of them are to come. False if
+// interrupted.
 template <class T, class Cost>
-bool iterate(Problem<T, Cost>& problem, Run& run, double tol) {
+bool iterate(Problem<T, Cost>& problem, Run& run, double tol, double patience) {
+  Forecast forecast(3);
   Stall stall;
   for (;;) {
     double error;
@@ -963,6 +968,10 @@ bool iterate(Problem<T, Cost>& problem, Run& run, double tol) {
     const bool last = run.ended(error);
     if (error <= tol) run.report.outcome = Outcome::converged;
     if (last || error <= tol) return true;
+    if (forecast.iterations_to(tol, error) > patience) {
+      run.report.outcome = Outcome::handed_over;
+      return true;
+    }
     if (run.settings.accelerate && stall.reached(error)) {
       run.report.outcome = Outcome::stalled;
       return true;
@@ -1029,7 +1038,7 @@ bool climb(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory)
   std::vector<double> direction(size), step(size), fall(size);
   here.G = run.G;
   if (!evaluate(problem, run, here)) return false;
-  Forecast forecast;
+  Forecast forecast(30);
   Stall stall;
   for (;;) {
     const bool last = run.ended(here.error), reached = here.error <= tol;
@@ -1088,9 +1097,11 @@ bool advance(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memor
   if (run.report.iterations >= run.settings.max_iter) return true;
   if (run.level > run.eps && (!anneal(problem, run) || run.level > run.eps)) return !work_stopped();
   if (run.report.outcome == Outcome::stopped || run.report.iterations >= run.settings.max_iter) return true;
-  if (run.settings.accelerate && smooth(run.settings.rows) && smooth(run.settings.cols))
-    return climb(problem, run, tol, memory);
-  return iterate(problem, run, tol);
+  if (!run.settings.accelerate || !smooth(run.settings.rows) || !smooth(run.settings.cols))
+    return iterate(problem, run, tol, HUGE_VAL);
+  constexpr double kFew = 10;
+  if (!iterate(problem, run, tol, kFew)) return false;
+  return run.report.outcome != Outcome::handed_over || climb(problem, run, tol, memory);
 }
 
 template <class Cost>
