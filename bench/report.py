@@ -19,11 +19,15 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
+def _ratio(x: float) -> str:
+    return f"{x:.3g}" if x < 1000 else f"{x:.0f}"
+
+
 def _speed_table(results: dict[str, Any]) -> str:
     lines = ["| work | threads | entropic | peers: their time / ours |", "|---|---|---|---|"]
     for row in results["speed"]:
         ours = row["seconds"]["entropic"]
-        peers = ", ".join(f"{k} {v / ours:.3g}x" for k, v in row["seconds"].items() if k != "entropic")
+        peers = ", ".join(f"{k} {_ratio(v / ours)}x" for k, v in row["seconds"].items() if k != "entropic")
         lines.append(f"| {row['work']} | {row['threads']} | {_time(ours)} | {peers} |")
     return "\n".join(lines)
 
@@ -49,7 +53,8 @@ def _memory_table(results: dict[str, Any]) -> str:
 
 def _machine_line(results: dict[str, Any]) -> str:
     m = results["machine"]
-    versions = ", ".join(f"{k} {m[k]}" for k in ("numpy", "scipy", "torch", "jax") if k in m)
+    described = ("cpu", "threads", "isa", "entropic", "python")
+    versions = ", ".join(f"{k} {v}" for k, v in m.items() if k not in described)
     return f"Measured on {m['cpu']} ({m['isa']}), Python {m['python']}, {versions}; medians of interleaved rounds."
 
 
@@ -70,6 +75,72 @@ def _growth_picture(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+def _convergence_table(results: dict[str, Any]) -> str:
+    rows = results["convergence"]
+    peers = [name for name in rows[0]["curves"] if name != "entropic"]
+    lines = [
+        f"| eps / mean(C), n = m = {rows[0]['n']} | entropic, tol = 1e-9 | " + " | ".join(peers) + " |",
+        "|---|---|" + "---|" * len(peers),
+    ]
+    for row in rows:
+        reached = (f"{_time(seconds)}: {error:.1e}" for seconds, error in (c[-1] for c in row["curves"].values()))
+        lines.append(f"| {row['eps']:g} | " + " | ".join(reached) + " |")
+    return "\n".join(lines)
+
+
+def _error_table(rows: list[dict[str, Any]], head: str) -> str:
+    lines = [f"| {head} | entropic | POT `sinkhorn_log` |", "|---|---|---|"]
+    for row in rows:
+        seconds = f"{_time(row['seconds'])}: " if "seconds" in row else ""
+        ours = row["error"] if "error" in row else row["entropic"]
+        lines.append(f"| {row['eps']:.0e} | {seconds}{ours:.1e} | {row['POT']:.1e} |")
+    return "\n".join(lines)
+
+
+def _large_cloud_line(results: dict[str, Any]) -> str:
+    cloud = results["large cloud"]
+    return (
+        f"{cloud['n']:,} by {cloud['n']:,} points in d = 3, float32, eps = 0.1 mean(C): {_time(cloud['seconds'])} for "
+        f"{cloud['passes']} passes to an error of {cloud['error']:.1e}, in {cloud['bytes'] / 1e6:.3g} MB beside the "
+        f"points (the cost would be {4e-9 * cloud['n'] ** 2:.3g} GB)."
+    )
+
+
+def _curves(ax: Any, curves: dict[str, Any]) -> None:
+    for name, points in curves.items():
+        ours = name == "entropic"
+        ax.loglog(*zip(*points, strict=True), marker="o", ms=3.5, lw=2.5 if ours else 1.2, label=name)
+    ax.grid(alpha=0.3, which="major")
+
+
+def _convergence_picture(results: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rows = results["convergence"]
+    figure = Figure(figsize=(9, 2.9), dpi=110, layout="constrained")
+    for ax, row in zip(figure.subplots(1, len(rows), sharey=True), rows, strict=True):
+        _curves(ax, row["curves"])
+        ax.set_ylim(1e-11, 3)
+        ax.set_title(f"eps = {row['eps']:g} mean(C)", fontsize=9)
+        ax.set_xlabel("seconds")
+    figure.axes[0].set_ylabel("L1 marginal error")
+    figure.axes[-1].legend(fontsize=7, loc="lower left")
+    figure.savefig(path)
+
+
+def _transport_growth_picture(results: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
+    for ax, (title, curves) in zip(figure.subplots(1, 2), results["growth"].items(), strict=True):
+        _curves(ax, curves)
+        ax.set_title(f"one iteration, {title}", fontsize=9)
+        ax.set_xlabel("n = m, as far as memory goes")
+        ax.legend(fontsize=7)
+    figure.axes[0].set_ylabel("seconds")
+    figure.savefig(path)
+
+
 def _papers() -> str:
     """First line of the docstring of each test in tests/papers: a paper's title."""
     titles = []
@@ -80,22 +151,40 @@ def _papers() -> str:
     return "\n".join(titles)
 
 
-def main() -> None:
-    results = json.loads((RESULTS / "logits.json").read_text())
+def _logits_parts(results: dict[str, Any]) -> dict[str, str]:
     _growth_picture(results, RESULTS / "logits.png")
-    parts = {
-        "papers": _papers(),
+    return {
         "logits speed": f"{_speed_table(results)}\n\n{_machine_line(results)}",
         "logits accuracy": _accuracy_table(results),
         "logits memory": _memory_table(results),
     }
+
+
+def _transport_parts(results: dict[str, Any]) -> dict[str, str]:
+    _convergence_picture(results, RESULTS / "transport_convergence.png")
+    _transport_growth_picture(results, RESULTS / "transport_growth.png")
+    return {
+        "transport speed": f"{_speed_table(results)}\n\n{_large_cloud_line(results)}\n\n{_machine_line(results)}",
+        "transport convergence": _convergence_table(results),
+        "transport range": _error_table(results["any eps"], "eps / max(C), float64"),
+        "transport float32": _error_table(results["float32"], "eps / max(C), float32"),
+    }
+
+
+FAMILIES = {"logits": _logits_parts, "transport": _transport_parts}
+
+
+def main() -> None:
+    parts = {"papers": _papers()}
+    for family, parts_of in FAMILIES.items():
+        parts |= parts_of(json.loads((RESULTS / f"{family}.json").read_text()))
     readme = ROOT / "README.md"
     text = readme.read_text()
     for name, body in parts.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(pattern, lambda m, body=body: m[1] + body + "\n" + m[2], text, flags=re.S)
         if count != 1:
-            raise SystemExit(f"README.md has no place for the {name} table")
+            raise SystemExit(f"README.md has no place for the {name} part")
     readme.write_text(text)
 
 
