@@ -76,6 +76,34 @@ def test_sets_agree(rng):
         _core.force_isa(before)
 
 
+def transport_problems(rng):
+    x, y, a = rng.normal(size=(70, 5)), rng.normal(size=(90, 5)) + 0.3, rng.dirichlet(np.ones(70))
+    for kind in (np.float32, np.float64):
+        points = x.astype(kind), y.astype(kind)
+        for metric in ("sqeuclidean", "euclidean", "manhattan", "dot", "cosine"):
+            yield entropic.PointCloud(*points, metric=metric), a, None, {}
+        yield ((x[:, None] - y) ** 2).sum(-1).astype(kind), a, None, {"rho": 0.7}
+        yield ((x[:, None] - y) ** 2).sum(-1).astype(kind), a, None, {"mass": 0.5}
+        yield rng.random((300, 9, 11)).astype(kind), None, None, {}
+    yield entropic.Grid(np.arange(7.0), np.arange(10.0)), a, rng.dirichlet(np.ones(70)), {}
+
+
+def test_sets_agree_on_plans(rng):
+    before = _core.isa_active()
+    try:
+        for cost, a, b, more in transport_problems(rng):
+            for eps in (0.1, 1.0):
+                answers = []
+                for name in _core.isa_available():
+                    assert _core.force_isa(name)
+                    answers.append(entropic.sinkhorn(cost, a, b, eps=eps, tol=1e-9, **more))
+                for other in answers[1:]:
+                    np.testing.assert_allclose(other.value, answers[0].value, rtol=1e-6, atol=1e-8)
+                    np.testing.assert_allclose(other.plan(), answers[0].plan(), rtol=0, atol=1e-6)
+    finally:
+        _core.force_isa(before)
+
+
 @pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="looks at x86-64 ELF objects")
 @pytest.mark.parametrize("name", ["v3", "v4"])
 def test_no_symbol_can_replace_a_baseline_one(tmp_path, name):
@@ -110,6 +138,12 @@ for dtype in (np.float32, np.float64, np.float16):
     stream = entropic.LogSumExp()
     stream.update(y)
     stream.entropy
+for points in (x[:, :3].astype(np.float32), x[:, :20]):
+    for metric in ("sqeuclidean", "euclidean", "manhattan", "dot", "cosine"):
+        entropic.sinkhorn(entropic.PointCloud(points, points[:30], metric=metric), eps=0.5).plan()
+    cost = np.abs(points[:, None, 0] - points[:40, 0])
+    entropic.sinkhorn(cost, eps=1e-3), entropic.sinkhorn(cost, eps=0.5, rho=1.0), entropic.semidual(cost, np.zeros(40), eps=0.5)
+entropic.sinkhorn(entropic.Grid(np.arange(5.0), np.arange(10.0)), eps=0.5, mass=0.5)
 print(entropic.show_config()["isa_active"], abs(float(entropic.logsumexp(x)) - np.log(np.exp(x).sum())) < 1e-12)
 """
 

@@ -127,10 +127,13 @@ def test_a_long_call_can_be_interrupted(n):
         raise Stop
 
     endless = np.broadcast_to(np.float64(1), 10**12)
+    cloud = entropic.PointCloud(np.random.default_rng(0).normal(size=(50_000, 3)), np.zeros((50_000, 3)))
+    calls = (entropic.logsumexp, entropic.softmax_entropy, lambda x: entropic.logsumexp(x, b=x),
+             lambda _: entropic.sinkhorn(cloud, eps=0.1, tol=0, method="sinkhorn"))  # fmt: skip
     before = signal.signal(signal.SIGALRM, stop)
     try:
         with entropic.num_threads(n):
-            for call in (entropic.logsumexp, entropic.softmax_entropy, lambda x: entropic.logsumexp(x, b=x)):
+            for call in calls:
                 signal.setitimer(signal.ITIMER_REAL, 0.3)
                 start = time.monotonic()
                 with pytest.raises(Stop):
@@ -172,6 +175,9 @@ def work():
         entropic.softmax(y, 0), entropic.softmax(y.T, 1), entropic.logsumexp(y, 0), entropic.softmax_entropy(y, 0)
         entropic.softmax(y, 0, out=np.empty_like(y, order="F")), entropic.logcumsumexp(y, 0)
         entropic.segment_logsumexp(y, np.arange(300) % 3), entropic.logsumexp(y, 0, b=y)
+    for points in (x[:, :3], x[:, :3].astype(np.float32)):  # plain: NumPy's own linear solver needs a larger stack
+        for cost in (entropic.PointCloud(points, points), np.abs(points[:, None, 0] - points[:, 0])):
+            entropic.sinkhorn(cost, eps=5.0, method="sinkhorn"), entropic.sinkhorn(cost, eps=5.0, rho=1.0)
     print("fine")
 
 threading.stack_size(512 * 1024)

@@ -162,15 +162,19 @@ def test_a_tolerance_below_rounding_stops_and_says_so(rng):
     assert true_error(result, cost.astype(np.float32), a, b) <= 1e-12
 
 
-def test_the_same_bits_on_any_number_of_threads(rng):
+@pytest.mark.parametrize("options", [{"eps": 0.01}, {"eps": 1e-4}, {"eps": 0.1, "rho": 0.3}, {"eps": 0.1, "mass": 0.4}])
+def test_the_same_bits_on_any_number_of_threads(options, rng):
     cost, a, b = problem(300, 200, rng)
-    answers = []
-    for count in (1, 2, 3):
-        with entropic.num_threads(count):
-            answers.append(entropic.sinkhorn(cost, a, b, eps=0.01))
-    for other in answers[1:]:
-        assert (other.f.tobytes(), other.g.tobytes()) == (answers[0].f.tobytes(), answers[0].g.tobytes())
-        assert (other.value, other.n_iter) == (answers[0].value, answers[0].n_iter)
+    x, y = rng.normal(size=(300, 3)).astype(np.float32), rng.normal(size=(200, 3)).astype(np.float32)
+    for given in (cost, cost.astype(np.float32), entropic.PointCloud(x, y), np.stack([cost, cost[::-1]])):
+        answers = []
+        for count in (1, 2, 3):
+            with entropic.num_threads(count):
+                answers.append(entropic.sinkhorn(given, a, b, **options))
+        for other in answers[1:]:
+            assert (other.f.tobytes(), other.g.tobytes()) == (answers[0].f.tobytes(), answers[0].g.tobytes())
+            np.testing.assert_array_equal(other.value, answers[0].value)
+            np.testing.assert_array_equal(other.n_iter, answers[0].n_iter)
 
 
 def test_layouts_are_read_and_left_alone(rng):

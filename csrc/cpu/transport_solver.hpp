@@ -1,0 +1,410 @@
+// The stages of one solution: the descent in eps, Sinkhorn's iterations, the quasi-Newton climb of the semi-dual.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "transport_problem.hpp"
+
+namespace entropic {
+namespace cpu {
+
+inline Relaxation scaled(const Side& side, double eps) {
+  switch (side.kind) {
+    case Relax::exact: return {side.kind, 0, 0};
+    case Relax::kl: return {side.kind, side.p / (side.p + eps), 0};
+    case Relax::tv: return {side.kind, side.p / eps, 0};
+    case Relax::range: return {side.kind, std::log(side.p), std::log(side.q)};
+    case Relax::capped: return {side.kind, side.p / eps, 0};
+  }
+  return {side.kind, 0, 0};
+}
+
+// log sum a_i exp(-f_i / rho) with F = f / eps.
+inline double log_penalty_sum(const double* a, const double* F, index_t n, double eps_over_rho) {
+  double top = -HUGE_VAL, sum = 0;
+  for (index_t i = 0; i < n; ++i)
+    if (a[i] > 0) top = std::max(top, -F[i] * eps_over_rho);
+  for (index_t i = 0; i < n; ++i)
+    if (a[i] > 0) sum += a[i] * std::exp(-F[i] * eps_over_rho - top);
+  return top + std::log(sum);
+}
+
+// Where both sides answer to a KL penalty, or one does, f + t and g - t have the best dual value at this t: without it
+// the mass of the plan converges at the slow rate of rho / (rho + eps).
+inline double best_translation(const Side& rows, const Side& cols, const double* a, const double* b, const double* F,
+                               const double* G, index_t n, index_t m, double eps) {
+  const bool row_kl = rows.kind == Relax::kl, col_kl = cols.kind == Relax::kl;
+  const bool row_exact = rows.kind == Relax::exact, col_exact = cols.kind == Relax::exact;
+  if (!((row_kl && (col_kl || col_exact)) || (col_kl && row_exact))) return 0;
+  if ((row_kl && is_zero(rows.p)) || (col_kl && is_zero(cols.p))) return 0;
+  const double of_rows = log_penalty_sum(a, F, n, row_kl ? eps / rows.p : 0);
+  const double of_cols = log_penalty_sum(b, G, m, col_kl ? eps / cols.p : 0);
+  const double rho = row_kl && col_kl ? rows.p * cols.p / (rows.p + cols.p) : (row_kl ? rows.p : cols.p);
+  const double t = rho * (of_rows - of_cols) / eps;
+  return std::isfinite(t) ? t : 0;  // no mass on a side: nothing to move
+}
+
+// The limited-memory quasi-Newton direction (Nocedal's two loops) for a concave function with diagonal scaling h.
+class QuasiNewton {
+ public:
+  explicit QuasiNewton(index_t m) : m_(m), memory_(std::clamp<index_t>(m / 16, 5, 30)) {}
+
+  void forget() { count_ = 0; }
+  // Step taken and by how much the gradient fell; kept where the curvature is sure.
+  void observe(const std::vector<double>& step, const std::vector<double>& fall) {
+    const double curvature = dot(step, fall);
+    if (!(curvature > 1e-12 * std::sqrt(dot(step, step) * dot(fall, fall)))) return;
+    const std::size_t at = static_cast<std::size_t>(count_++ % memory_);
+    if (pairs_.size() <= at) pairs_.resize(at + 1);
+    pairs_[at] = {step, fall, 1 / curvature, 0};
+  }
+  void direction(const std::vector<double>& gradient, const std::vector<double>& h, std::vector<double>& d) {
+    d = gradient;
+    const index_t kept = std::min(count_, memory_);
+    for (index_t k = 1; k <= kept; ++k) {
+      Pair& pair = pairs_[static_cast<std::size_t>((count_ - k) % memory_)];
+      pair.weight = pair.inverse * dot(pair.step, d);
+      add(d, -pair.weight, pair.fall);
+    }
+    double scale = 1;
+    if (kept) {
+      const Pair& last = pairs_[static_cast<std::size_t>((count_ - 1) % memory_)];
+      double scaled = 0;
+      for (std::size_t j = 0; j < d.size(); ++j) scaled += last.fall[j] * last.fall[j] * h[j];
+      scale = 1 / (last.inverse * scaled);
+    }
+    for (std::size_t j = 0; j < d.size(); ++j) d[j] *= scale * h[j];
+    for (index_t k = kept; k >= 1; --k) {
+      const Pair& pair = pairs_[static_cast<std::size_t>((count_ - k) % memory_)];
+      add(d, pair.weight - pair.inverse * dot(pair.fall, d), pair.step);
+    }
+  }
+
+  static double dot(const std::vector<double>& x, const std::vector<double>& y) {
+    double lane[8] = {};
+    std::size_t j = 0;
+    for (; j + 8 <= x.size(); j += 8)
+      for (std::size_t c = 0; c < 8; ++c) lane[c] += x[j + c] * y[j + c];
+    double sum = 0;
+    for (; j < x.size(); ++j) sum += x[j] * y[j];
+    for (const double part : lane) sum += part;
+    return sum;
+  }
+  static void add(std::vector<double>& x, double w, const std::vector<double>& y) {
+    for (std::size_t j = 0; j < x.size(); ++j) x[j] += w * y[j];
+  }
+
+ private:
+  struct Pair {
+    std::vector<double> step, fall;
+    double inverse, weight;
+  };
+  index_t m_, memory_, count_ = 0;
+  std::vector<Pair> pairs_;
+};
+
+// One side's part of the dual value, sum m phi(F), and its derivative, in units of eps. For exact and KL sides.
+inline double dual_part(const Side& side, const double* mass, const double* F, index_t n, double eps) {
+  double sum = 0;
+  if (side.kind == Relax::exact) {
+    for (index_t i = 0; i < n; ++i) sum += mass[i] * F[i];
+    return sum;
+  }
+  const double rho = side.p / eps;
+  for (index_t i = 0; i < n; ++i) sum -= mass[i] * rho * std::expm1(-F[i] / rho);
+  return sum;
+}
+
+inline bool smooth(const Side& side) { return side.kind == Relax::exact || (side.kind == Relax::kl && side.p > 0); }
+
+// How many more iterations a tolerance takes, by the rate of the last `window`; 0 while too few are known. After very
+// many such promises are not believed.
+class Forecast {
+ public:
+  explicit Forecast(int window) : errors_(static_cast<std::size_t>(window)) {}
+
+  int iterations() const { return count_; }
+  double iterations_to(double tol, double error) {
+    const int window = static_cast<int>(errors_.size());
+    double& slot = errors_[static_cast<std::size_t>(count_++ % window)];
+    const double before = slot;
+    slot = error;
+    if (count_ <= window) return 0;
+    const double gain = std::log(before / error);
+    if (count_ > kCrawl) return HUGE_VAL;
+    return gain > 0 ? window * std::log(error / tol) / gain : HUGE_VAL;
+  }
+
+ private:
+  static constexpr int kCrawl = 1500;
+  std::vector<double> errors_;
+  int count_ = 0;
+};
+
+// Has an error that may be all rounding not fallen for long?
+class Stall {
+ public:
+  bool reached(double error) {
+    ++since_;
+    if (error < 0.99 * best_) {
+      best_ = error;
+      since_ = 0;
+    }
+    return best_ < kMayBeRounding && since_ > kPatience;
+  }
+
+ private:
+  static constexpr double kMayBeRounding = 1e-7;
+  static constexpr int kPatience = 500;
+  double best_ = HUGE_VAL;
+  int since_ = 0;
+};
+
+// What the stages of one solution share.
+struct Run {
+  const SolveSettings& settings;
+  const double* a;
+  const double* b;
+  double eps, total;
+  std::vector<double> F, G;
+  double cap;    // of capped rows: the potential of the total mass
+  double level;  // of the annealing: the eps that F and G are in units of
+  SolveReport& report;
+
+  void move_to_level(double next) {
+    for (double& f : F) f *= level / next;
+    for (double& g : G) g *= level / next;
+    level = next;
+  }
+  // Counts an iteration; true if it was the last.
+  bool ended(double error) {
+    ++report.iterations;
+    report.error = error;
+    if (settings.callback && settings.callback(report.iterations, error)) {
+      report.outcome = Outcome::stopped;
+      return true;
+    }
+    report.outcome = Outcome::limit;
+    return report.iterations >= settings.max_iter;
+  }
+};
+
+// One Sinkhorn iteration at the present level, and the error that it saw: that of the potentials before it.
+template <class T, class Cost>
+bool sinkhorn_step(Problem<T, Cost>& problem, Run& run, double& error) {
+  const SolveSettings& settings = run.settings;
+  Side rows = settings.rows;
+  if (rows.kind == Relax::capped) rows.p = run.cap;
+  Residual residual;
+  if (!problem.step(scaled(rows, run.level), scaled(settings.cols, run.level), 1 / run.level, run.F.data(),
+                    run.G.data(), residual))
+    return false;
+  error = residual.rows;
+  // Unless both updates are plain, the columns of the potentials before were not those of their update.
+  if (settings.rows.kind != Relax::exact || settings.cols.kind != Relax::exact) error += residual.cols;
+  double rows_up = 0, cols_down = 0;
+  if (settings.rows.kind == Relax::capped) {
+    rows_up = std::log(settings.mass / residual.mass);  // the potential of the total mass, exactly
+    run.cap += rows_up * run.level;
+    error += std::abs(residual.mass - settings.mass);
+  } else if (settings.accelerate) {
+    rows_up = cols_down = best_translation(settings.rows, settings.cols, run.a, run.b, run.F.data(), run.G.data(),
+                                           problem.rows(), problem.cols(), run.level);
+  }
+  if (rows_up != 0)
+    for (double& f : run.F) f += rows_up;
+  if (cols_down != 0)
+    for (double& g : run.G) g -= cols_down;
+  error /= run.total;
+  return true;
+}
+
+// Comes down to the eps that is wanted, a few iterations at each level. False if interrupted.
+template <class T, class Cost>
+bool anneal(Problem<T, Cost>& problem, Run& run) {
+  constexpr double kRatio = 0.5, kGoodEnough = 0.05;
+  constexpr int kIterations = 10;
+  int at_level = 0;
+  while (run.level > run.eps) {
+    double error;
+    if (!sinkhorn_step(problem, run, error) || work_stopped()) return false;
+    if (run.ended(error)) return true;
+    if (error > kGoodEnough && ++at_level < kIterations) continue;
+    run.move_to_level(std::max(run.eps, run.level * kRatio));
+    at_level = 0;
+  }
+  return true;
+}
+
+// Sinkhorn iterations until the error seen is at most `tol`, or more than `patience` of them are to come. False if
+// interrupted.
+template <class T, class Cost>
+bool iterate(Problem<T, Cost>& problem, Run& run, double tol, double patience) {
+  Forecast forecast(3);
+  Stall stall;
+  for (;;) {
+    double error;
+    if (!sinkhorn_step(problem, run, error) || work_stopped()) return false;
+    const bool last = run.ended(error);
+    if (error <= tol) run.report.outcome = Outcome::converged;
+    if (last || error <= tol) return true;
+    if (forecast.iterations_to(tol, error) > patience) {
+      run.report.outcome = Outcome::handed_over;
+      return true;
+    }
+    if (run.settings.accelerate && stall.reached(error)) {
+      run.report.outcome = Outcome::stalled;
+      return true;
+    }
+  }
+}
+
+// The semi-dual, the dual as a function of G alone, at one G.
+struct SemiDualPoint {
+  explicit SemiDualPoint(index_t m)
+      : G(static_cast<std::size_t>(m)), gradient(static_cast<std::size_t>(m)), scaling(static_cast<std::size_t>(m)) {}
+
+  std::vector<double> G;
+  std::vector<double> gradient;  // the target of each column less its marginal
+  std::vector<double> scaling;   // of the gradient, to Sinkhorn's step
+  double value = 0;
+  double size = 0;  // of the terms of `value`
+  double error = 0;
+};
+
+// One pass: run.F and all else that belongs to point.G. False if interrupted.
+template <class T, class Cost>
+bool evaluate(Problem<T, Cost>& problem, Run& run, SemiDualPoint& point) {
+  const SolveSettings& settings = run.settings;
+  const index_t n = problem.rows(), m = problem.cols();
+  const double eps_over_rho = settings.cols.kind == Relax::kl ? run.eps / settings.cols.p : 0;
+  Residual residual;
+  bool in_range;
+  if (!problem.update_rows(scaled(settings.rows, run.eps), 1 / run.eps, run.F.data(), point.G.data(), residual,
+                           in_range) ||
+      work_stopped())
+    return false;
+  const double* sums = problem.column_sums();
+  double mass = 0, error = 0;
+  for (index_t j = 0; j < m; ++j) {
+    const std::size_t at = static_cast<std::size_t>(j);
+    const double target = run.b[j] * (eps_over_rho > 0 ? std::exp(-point.G[at] * eps_over_rho) : 1.0);
+    const double marginal = run.b[j] * sums[j];
+    const double gap = target - marginal;
+    point.gradient[at] = gap;
+    // The inverse of the logarithmic mean of target and marginal, by its series where they are close.
+    const bool close = std::abs(gap) <= 1e-3 * target || !(marginal > 0);
+    const double inverse_mean = close ? 2 / (target + marginal) : std::log(target / marginal) / gap;
+    point.scaling[at] = target > 0 ? inverse_mean / (1 + eps_over_rho) : 0;
+    error += std::abs(gap);
+    mass += marginal;
+  }
+  const double of_rows = dual_part(settings.rows, run.a, run.F.data(), n, run.eps),
+               of_cols = dual_part(settings.cols, run.b, point.G.data(), m, run.eps);
+  point.value = of_rows + of_cols - mass;
+  point.size = std::abs(of_rows) + std::abs(of_cols) + mass;
+  point.error = error / run.total;
+  if (!in_range || !std::isfinite(point.value)) point.value = -HUGE_VAL;
+  return true;
+}
+
+// Maximises the semi-dual by a limited-memory quasi-Newton method, whose first direction is Sinkhorn's step: the same
+// gradient, scaled, for the same one pass. False if interrupted.
+template <class T, class Cost>
+bool climb(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory) {
+  const SolveSettings& settings = run.settings;
+  const std::size_t size = static_cast<std::size_t>(problem.cols());
+  SemiDualPoint here(problem.cols()), there(problem.cols());
+  std::vector<double> direction(size), step(size), fall(size);
+  here.G = run.G;
+  if (!evaluate(problem, run, here)) return false;
+  Forecast forecast(30);
+  Stall stall;
+  for (;;) {
+    const bool last = run.ended(here.error), reached = here.error <= tol;
+    if (reached) run.report.outcome = Outcome::converged;
+    if (last || reached) break;
+    if (stall.reached(here.error)) {
+      run.report.outcome = Outcome::stalled;
+      break;
+    }
+    // Far from the answer Newton's steps are cut short, and no better than these, unless these hardly move.
+    constexpr double kNearEnough = 1e-2;
+    constexpr int kLong = 200;
+    if (forecast.iterations_to(tol, here.error) > settings.patience &&
+        (here.error < kNearEnough || forecast.iterations() > kLong)) {
+      run.report.outcome = Outcome::handed_over;
+      break;
+    }
+    memory.direction(here.gradient, here.scaling, direction);
+    const double slope = QuasiNewton::dot(here.gradient, direction);
+    // Where no step along it is seen to gain, past steps have spoilt the direction, or rounding hides the gain.
+    // Sinkhorn's own step always gains.
+    constexpr double kLeastStep = 0.1;
+    for (double t = slope > 0 ? 1 : 0;; t *= 0.5) {
+      const bool own = t < kLeastStep;
+      if (own) {
+        memory.forget();
+        memory.direction(here.gradient, here.scaling, direction);
+        t = 1;
+      }
+      for (std::size_t j = 0; j < size; ++j) there.G[j] = here.G[j] + t * direction[j];
+      if (!evaluate(problem, run, there)) return false;
+      // Where the value's rounding hides the gain, the slope's fall decides.
+      constexpr double kGain = 1e-4, kOvershoot = 0.9, kRounding = 1e-10;
+      if (own || there.value >= here.value + kGain * t * slope) break;
+      const double slope_there = QuasiNewton::dot(there.gradient, direction);
+      if (slope_there >= -kOvershoot * slope && there.value >= here.value - kRounding * here.size) break;
+      if (run.ended(here.error)) {
+        run.G = here.G;
+        return evaluate(problem, run, here);  // F again is that of G
+      }
+    }
+    for (std::size_t j = 0; j < size; ++j) {
+      step[j] = there.G[j] - here.G[j];
+      fall[j] = here.gradient[j] - there.gradient[j];
+    }
+    memory.observe(step, fall);
+    std::swap(here, there);
+  }
+  run.G = here.G;
+  return true;
+}
+
+// All stages at one precision.
+template <class T, class Cost>
+bool advance(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory) {
+  if (run.report.iterations >= run.settings.max_iter) return true;
+  if (run.level > run.eps && (!anneal(problem, run) || run.level > run.eps)) return !work_stopped();
+  if (run.report.outcome == Outcome::stopped || run.report.iterations >= run.settings.max_iter) return true;
+  if (!run.settings.accelerate || !smooth(run.settings.rows) || !smooth(run.settings.cols))
+    return iterate(problem, run, tol, HUGE_VAL);
+  constexpr double kFew = 10;
+  if (!iterate(problem, run, tol, kFew)) return false;
+  return run.report.outcome != Outcome::handed_over || climb(problem, run, tol, memory);
+}
+
+template <class Cost>
+bool verify(Problem<double, Cost>& problem, const Side& row_side, const Side& col_side, double mass, double eps,
+            double total, const double* F, const double* G, double* r, double* c, SolveReport& report) {
+  Residual residual;
+  if (!problem.marginals(scaled(row_side, eps), scaled(col_side, eps), 1 / eps, F, G, r, c, report.cost, residual))
+    return false;
+  double error = residual.rows + residual.cols;
+  if (row_side.kind == Relax::capped) error += std::abs(residual.mass - mass);
+  report.error = error / total;
+  return true;
+}
+
+template <class Cost>
+bool verify(Problem<double, Cost>& problem, const Run& run, double* r, double* c) {
+  Side rows = run.settings.rows;
+  if (rows.kind == Relax::capped) rows.p = run.cap;
+  return verify(problem, rows, run.settings.cols, run.settings.mass, run.eps, run.total, run.F.data(), run.G.data(), r,
+                c, run.report);
+}
+
+}  // namespace cpu
+}  // namespace entropic
