@@ -274,6 +274,11 @@ def test_plain_iteration_is_the_textbook_loop(name, n_iter, rng):
     np.testing.assert_allclose(result.g, g, rtol=0, atol=1e-13)
 
 
+def test_the_plain_iteration_does_not_stop_at_a_fixed_point():
+    result = entropic.sinkhorn(np.zeros((3, 4, 5)), eps=1.0, method="sinkhorn", tol=0, max_iter=9)
+    np.testing.assert_array_equal(result.n_iter, [9, 9, 9])
+
+
 def test_a_limit_too_small_is_told_truly(rng):
     cost, a, b = problem(50, 50, rng)
     with pytest.warns(entropic.ConvergenceWarning, match="max_iter"):

@@ -248,8 +248,10 @@ bool iterate(Problem<T, Cost>& problem, Run& run, double tol, double patience) {
     double error;
     if (!sinkhorn_step(problem, run, error) || work_stopped()) return false;
     const bool last = run.ended(error);
-    if (error <= tol) run.report.outcome = Outcome::converged;
-    if (last || error <= tol) return true;
+    // The plain iteration with a tolerance of 0 runs to its limit, even at a fixed point.
+    const bool reached = error <= tol && (tol > 0 || run.settings.accelerate);
+    if (reached) run.report.outcome = Outcome::converged;
+    if (last || reached) return true;
     if (forecast.iterations_to(tol, error) > patience) {
       run.report.outcome = Outcome::handed_over;
       return true;
