@@ -179,21 +179,23 @@ RELAXED = {
 }
 
 
-@pytest.mark.parametrize("eps", [0.02, 0.5])
+@pytest.mark.parametrize("eps", [3e-4, 0.02, 0.5])
 @pytest.mark.parametrize("name", RELAXED)
 def test_relaxed_problems_close_the_duality_gap(name, eps, rng):
     options = RELAXED[name]
     cost, a, b = problem(13, 17, rng, 0.9, 1.0)
-    result = entropic.sinkhorn(cost, a, b, eps=eps, tol=1e-11, max_iter=50_000, **options)
     rho = options.get("rho", reference.BALANCED)
     told = {**options, "rho": rho if isinstance(rho, tuple) else (rho, rho)}
+    # unequal totals make potentials of the size of rho, whose rounding, in units of eps, is all that is left
+    floor = 1e-16 * np.max(np.where(np.isinf(told["rho"]), 0, told["rho"])) / eps
+    result = entropic.sinkhorn(cost, a, b, eps=eps, tol=max(1e-11, floor), **options)
     plan = reference.plan(result.f, result.g, cost, a, b, eps)
     primal = reference.objective(plan, cost, a, b, eps, **told)
     dual = reference.dual_objective(result.f, result.g, cost, a, b, eps, **told)
     assert primal == pytest.approx(dual, abs=1e-8 * (1 + np.max(np.minimum(told["rho"], 1e4))))
     assert result.value == pytest.approx(primal, abs=1e-9)
-    np.testing.assert_allclose(result.plan(), plan, rtol=0, atol=1e-12)
-    assert result.transport_cost == pytest.approx(np.sum(plan * cost), abs=1e-12)
+    np.testing.assert_allclose(result.plan(), plan, rtol=0, atol=max(1e-12, floor))
+    assert result.transport_cost == pytest.approx(np.sum(plan * cost), abs=max(1e-12, floor))
 
 
 @pytest.mark.parametrize("rho", [(0.5, 0.5), (0.05, 1.0), (3.0, 0.2)])

@@ -105,19 +105,42 @@ class QuasiNewton {
   std::vector<Pair> pairs_;
 };
 
-// One side's part of the dual value, sum m phi(F), and its derivative, in units of eps. For exact and KL sides.
+// One side's part of the dual value, sum m phi(F), in units of eps. Bounds on F, of TV and capped sides, are kept by
+// those who move it.
 inline double dual_part(const Side& side, const double* mass, const double* F, index_t n, double eps) {
   double sum = 0;
-  if (side.kind == Relax::exact) {
+  if (side.kind == Relax::kl) {
+    const double rho = side.p / eps;
+    for (index_t i = 0; i < n; ++i) sum -= mass[i] * rho * std::expm1(-F[i] / rho);
+  } else if (side.kind == Relax::range) {
+    for (index_t i = 0; i < n; ++i) sum += mass[i] * (F[i] > 0 ? side.p : side.q) * F[i];
+  } else {
     for (index_t i = 0; i < n; ++i) sum += mass[i] * F[i];
-    return sum;
   }
-  const double rho = side.p / eps;
-  for (index_t i = 0; i < n; ++i) sum -= mass[i] * rho * std::expm1(-F[i] / rho);
   return sum;
 }
 
-inline bool smooth(const Side& side) { return side.kind == Relax::exact || (side.kind == Relax::kl && side.p > 0); }
+inline bool is_free(const Side& side) { return side.kind == Relax::kl && is_zero(side.p); }
+
+// The smooth piece of one column's part of the dual on which G lies: the marginal that it asks for, over the column's
+// mass, and how far it goes. At a kink it is the piece that the column's marginal, over its mass, pulls to, if any.
+struct Piece {
+  double target, low, high;
+};
+inline Piece piece_at(const Relaxation& side, double G, double marginal) {
+  const double lowest = std::exp(side.p), highest = std::exp(side.q);
+  switch (side.kind) {
+    case Relax::exact: return {1, -HUGE_VAL, HUGE_VAL};
+    case Relax::kl: return {std::exp(-G * (1 / side.p - 1)), -HUGE_VAL, HUGE_VAL};
+    case Relax::tv: return {1, -side.p, side.p};
+    case Relax::capped: return {1, -HUGE_VAL, side.p};
+    case Relax::range:
+      if (G > 0 || (is_zero(G) && marginal < lowest)) return {lowest, 0, HUGE_VAL};
+      if (G < 0 || marginal > highest) return {highest, -HUGE_VAL, 0};
+      return {marginal, 0, 0};
+  }
+  return {1, -HUGE_VAL, HUGE_VAL};
+}
 
 // How many more iterations a tolerance takes, by the rate of the last `window`; 0 while too few are known. After very
 // many such promises are not believed.
@@ -263,17 +286,37 @@ bool iterate(Problem<T, Cost>& problem, Run& run, double tol, double patience) {
   }
 }
 
-// The semi-dual, the dual as a function of G alone, at one G.
+// The semi-dual, the dual as a function of G alone, at one G. Of capped rows the potential of the total mass is one
+// more variable, behind G.
 struct SemiDualPoint {
-  explicit SemiDualPoint(index_t m)
-      : G(static_cast<std::size_t>(m)), gradient(static_cast<std::size_t>(m)), scaling(static_cast<std::size_t>(m)) {}
+  explicit SemiDualPoint(std::size_t size)
+      : G(size), gradient(size), bent(size), scaling(size), low(size), high(size) {}
 
   std::vector<double> G;
-  std::vector<double> gradient;  // the target of each column less its marginal
+  std::vector<double> gradient;  // what each column's piece asks for, less its marginal; 0 where a bound holds it
+  std::vector<double> bent;      // the part of the gradient that is not constant on a piece
   std::vector<double> scaling;   // of the gradient, to Sinkhorn's step
+  std::vector<double> low, high;
   double value = 0;
   double size = 0;  // of the terms of `value`
   double error = 0;
+
+  void put(std::size_t j, double target, double marginal, double damping, const Piece& piece) {
+    double gap = target - marginal;
+    low[j] = piece.low;
+    high[j] = piece.high;
+    if ((gap > 0 && G[j] >= high[j]) || (gap < 0 && G[j] <= low[j])) {
+      low[j] = high[j] = G[j];
+      gap = 0;
+    }
+    gradient[j] = gap;
+    bent[j] = (damping > 0 ? target : 0) - marginal;
+    // The inverse of the logarithmic mean of target and marginal, by its series where they are close.
+    const bool close = std::abs(gap) <= 1e-3 * target || !(marginal > 0);
+    const double inverse_mean = close ? 2 / (target + marginal) : std::log(target / marginal) / gap;
+    scaling[j] = target > 0 ? inverse_mean / (1 + damping) : 0;
+    error += std::abs(gap);
+  }
 };
 
 // One pass: run.F and all else that belongs to point.G. False if interrupted.
@@ -281,56 +324,66 @@ template <class T, class Cost>
 bool evaluate(Problem<T, Cost>& problem, Run& run, SemiDualPoint& point) {
   const SolveSettings& settings = run.settings;
   const index_t n = problem.rows(), m = problem.cols();
-  const double eps_over_rho = settings.cols.kind == Relax::kl ? run.eps / settings.cols.p : 0;
+  const bool capped = settings.rows.kind == Relax::capped;
+  Relaxation row_side = scaled(settings.rows, run.eps);
+  const Relaxation col_side = scaled(settings.cols, run.eps);
+  if (capped) row_side.p = point.G.back();
   Residual residual;
   bool in_range;
-  if (!problem.update_rows(scaled(settings.rows, run.eps), 1 / run.eps, run.F.data(), point.G.data(), residual,
-                           in_range) ||
-      work_stopped())
+  if (!problem.update_rows(row_side, 1 / run.eps, run.F.data(), point.G.data(), residual, in_range) || work_stopped())
     return false;
+  const double damping = settings.cols.kind == Relax::kl ? run.eps / settings.cols.p : 0;
   const double* sums = problem.column_sums();
-  double mass = 0, error = 0;
+  double mass = 0;
+  point.error = 0;
   for (index_t j = 0; j < m; ++j) {
     const std::size_t at = static_cast<std::size_t>(j);
-    const double target = run.b[j] * (eps_over_rho > 0 ? std::exp(-point.G[at] * eps_over_rho) : 1.0);
-    const double marginal = run.b[j] * sums[j];
-    const double gap = target - marginal;
-    point.gradient[at] = gap;
-    // The inverse of the logarithmic mean of target and marginal, by its series where they are close.
-    const bool close = std::abs(gap) <= 1e-3 * target || !(marginal > 0);
-    const double inverse_mean = close ? 2 / (target + marginal) : std::log(target / marginal) / gap;
-    point.scaling[at] = target > 0 ? inverse_mean / (1 + eps_over_rho) : 0;
-    error += std::abs(gap);
+    const double b = run.b[j], marginal = b * sums[j];
+    const Piece piece = piece_at(col_side, point.G[at], sums[j]);
+    point.put(at, b * piece.target, marginal, damping, piece);
     mass += marginal;
   }
-  const double of_rows = dual_part(settings.rows, run.a, run.F.data(), n, run.eps),
-               of_cols = dual_part(settings.cols, run.b, point.G.data(), m, run.eps);
+  double of_rows = dual_part(settings.rows, run.a, run.F.data(), n, run.eps);
+  const double of_cols = dual_part(settings.cols, run.b, point.G.data(), m, run.eps);
+  if (capped) {
+    for (index_t i = 0; i < n; ++i) of_rows -= run.a[i] * row_side.p;
+    of_rows += settings.mass * row_side.p;
+    point.put(static_cast<std::size_t>(m), settings.mass, mass, 0, {1, -HUGE_VAL, HUGE_VAL});
+  }
   point.value = of_rows + of_cols - mass;
   point.size = std::abs(of_rows) + std::abs(of_cols) + mass;
-  point.error = error / run.total;
+  point.error /= run.total;
   if (!in_range || !std::isfinite(point.value)) point.value = -HUGE_VAL;
   return true;
 }
 
 // Maximises the semi-dual by a limited-memory quasi-Newton method, whose first direction is Sinkhorn's step: the same
-// gradient, scaled, for the same one pass. False if interrupted.
+// gradient, scaled, for the same one pass. A step ends where a variable's piece does (as in Andrew and Gao's method for
+// kinks at 0). False if interrupted.
 template <class T, class Cost>
 bool climb(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory) {
   const SolveSettings& settings = run.settings;
-  const std::size_t size = static_cast<std::size_t>(problem.cols());
-  SemiDualPoint here(problem.cols()), there(problem.cols());
+  const bool capped = settings.rows.kind == Relax::capped;
+  const std::size_t cols = run.G.size(), size = cols + (capped ? 1 : 0);
+  SemiDualPoint here(size), there(size);
   std::vector<double> direction(size), step(size), fall(size);
-  here.G = run.G;
+  const auto leave = [&] {
+    std::copy_n(here.G.data(), cols, run.G.data());
+    if (capped) run.cap = here.G.back() * run.eps;
+    return true;
+  };
+  std::copy_n(run.G.data(), cols, here.G.data());
+  if (capped) here.G.back() = run.cap / run.eps;
   if (!evaluate(problem, run, here)) return false;
   Forecast forecast(30);
   Stall stall;
   for (;;) {
     const bool last = run.ended(here.error), reached = here.error <= tol;
     if (reached) run.report.outcome = Outcome::converged;
-    if (last || reached) break;
+    if (last || reached) return leave();
     if (stall.reached(here.error)) {
       run.report.outcome = Outcome::stalled;
-      break;
+      return leave();
     }
     // Far from the answer Newton's steps are cut short, and no better than these, unless these hardly move.
     constexpr double kNearEnough = 1e-2;
@@ -338,41 +391,41 @@ bool climb(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory)
     if (forecast.iterations_to(tol, here.error) > settings.patience &&
         (here.error < kNearEnough || forecast.iterations() > kLong)) {
       run.report.outcome = Outcome::handed_over;
-      break;
+      return leave();
     }
     memory.direction(here.gradient, here.scaling, direction);
-    const double slope = QuasiNewton::dot(here.gradient, direction);
     // Where no step along it is seen to gain, past steps have spoilt the direction, or rounding hides the gain.
     // Sinkhorn's own step always gains.
     constexpr double kLeastStep = 0.1;
-    for (double t = slope > 0 ? 1 : 0;; t *= 0.5) {
+    for (double t = 1;; t *= 0.5) {
       const bool own = t < kLeastStep;
       if (own) {
         memory.forget();
         memory.direction(here.gradient, here.scaling, direction);
         t = 1;
       }
-      for (std::size_t j = 0; j < size; ++j) there.G[j] = here.G[j] + t * direction[j];
+      for (std::size_t j = 0; j < size; ++j) {
+        there.G[j] = std::clamp(here.G[j] + t * direction[j], here.low[j], here.high[j]);
+        step[j] = there.G[j] - here.G[j];
+      }
+      const double slope = QuasiNewton::dot(here.gradient, step);
+      if (!(slope > 0) && !own) {
+        t = 0;
+        continue;
+      }
       if (!evaluate(problem, run, there)) return false;
       // Where the value's rounding hides the gain, the slope's fall decides.
       constexpr double kGain = 1e-4, kOvershoot = 0.9, kRounding = 1e-10;
-      if (own || there.value >= here.value + kGain * t * slope) break;
-      const double slope_there = QuasiNewton::dot(there.gradient, direction);
+      if (own || there.value >= here.value + kGain * slope) break;
+      const double slope_there = QuasiNewton::dot(there.gradient, step);
       if (slope_there >= -kOvershoot * slope && there.value >= here.value - kRounding * here.size) break;
-      if (run.ended(here.error)) {
-        run.G = here.G;
-        return evaluate(problem, run, here);  // F again is that of G
-      }
+      // F again is that of the G that is left
+      if (run.ended(here.error)) return evaluate(problem, run, here) && leave();
     }
-    for (std::size_t j = 0; j < size; ++j) {
-      step[j] = there.G[j] - here.G[j];
-      fall[j] = here.gradient[j] - there.gradient[j];
-    }
+    for (std::size_t j = 0; j < size; ++j) fall[j] = here.bent[j] - there.bent[j];
     memory.observe(step, fall);
     std::swap(here, there);
   }
-  run.G = here.G;
-  return true;
 }
 
 // All stages at one precision.
@@ -381,7 +434,7 @@ bool advance(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memor
   if (run.report.iterations >= run.settings.max_iter) return true;
   if (run.level > run.eps && (!anneal(problem, run) || run.level > run.eps)) return !work_stopped();
   if (run.report.outcome == Outcome::stopped || run.report.iterations >= run.settings.max_iter) return true;
-  if (!run.settings.accelerate || !smooth(run.settings.rows) || !smooth(run.settings.cols))
+  if (!run.settings.accelerate || is_free(run.settings.rows) || is_free(run.settings.cols))
     return iterate(problem, run, tol, HUGE_VAL);
   constexpr double kFew = 10;
   if (!iterate(problem, run, tol, kFew)) return false;

@@ -710,16 +710,17 @@ def sinkhorn(
     outside the exponent. Costs in float32 are iterated in float32 to an error of 1e-5 and in float64 beyond.
 
     Time is O(n m) a pass, memory O(n + m) beyond the cost; a Newton step takes O(n m min(n, m)) time and O(n m) memory
-    and is used up to min(n, m) = 4096 and n m = 5e7. Relaxations "tv" and "range" and partial transport have duals that
-    are not smooth and keep to the plain iteration, annealed. Problems of a batch run side by side, each until its own
-    end. Results do not depend on the number of threads. Backends: CPU.
+    and is used up to min(n, m) = 4096 and n m = 5e7, for balanced and "kl" problems. The duals of "tv", "range" and
+    partial transport have kinks and bounds, at which quasi-Newton steps end. Problems of a batch run side by side, each
+    until its own end. Results do not depend on the number of threads. Backends: CPU.
 
     References
     ----------
     Cuturi, "Sinkhorn Distances", NeurIPS 2013. Chizat, Peyre, Schmitzer and Vialard, "Scaling algorithms for unbalanced
     optimal transport problems", Math. Comp. 2018. Sejourne, Vialard and Peyre, "Faster unbalanced optimal transport",
     AISTATS 2022. Altschuler, Weed and Rigollet, "Near-linear time approximation algorithms for optimal transport via
-    Sinkhorn iteration", NeurIPS 2017.
+    Sinkhorn iteration", NeurIPS 2017. Andrew and Gao, "Scalable training of L1-regularized log-linear models", ICML
+    2007 (steps that end at kinks).
 
     Examples
     --------
