@@ -21,7 +21,7 @@ from .. import _core
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
-from ._geometry import Geometry, as_geometry, as_masses
+from ._geometry import Geometry, as_geometry, as_masses, rounding_of_totals
 from ._sinkhorn import check_constraints, check_eps, check_max_iter, check_tol, solve
 
 # Stages of the regularisation: from the spread of the costs down to eps by this factor, each to this relative error,
@@ -505,8 +505,8 @@ def _read_chain(
             raise ValueError(f"{func}: {wanted}, got shape {(step.n, step.m)}")
     sizes = _sizes(steps)
     prescribed = {t: as_masses(func, f"marginals[{t}]", x, sizes[t]) for t, x in enumerate(given) if x is not None}
-    single = any(to_numpy(func, name, x).dtype.itemsize == 4 for name, x in masses.items())
-    return steps, _match_totals(func, prescribed, 1e-5 if single else 1e-8), backend
+    rounding = rounding_of_totals(*(to_numpy(func, name, x) for name, x in masses.items()))
+    return steps, _match_totals(func, prescribed, rounding), backend
 
 
 def _items(func: str, name: str, x: Any) -> list[Any]:

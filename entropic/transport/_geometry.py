@@ -363,6 +363,12 @@ def as_masses(func: str, name: str, masses: Array | None, n: int) -> np.ndarray:
     return weights
 
 
+def rounding_of_totals(*masses: np.ndarray | None) -> float:
+    """How far apart, relatively, totals may be that are meant to be equal: by the rounding of the narrowest type."""
+    narrow = any(x is not None and x.dtype.kind not in "biu" and x.dtype.itemsize < 8 for x in masses)
+    return 1e-5 if narrow else 1e-8
+
+
 def batched_masses(
     func: str, name: str, masses: Array | None, batch: tuple[int, ...], n: int, *, signed: bool = False
 ) -> np.ndarray:

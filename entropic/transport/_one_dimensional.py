@@ -12,7 +12,7 @@ from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
 from .._vjp import Pullback, rule_for
 from ..logits._functions import cast, scalar_or_array
 from ..logits._rules import _cotangent, _unbroadcast
-from ._geometry import batched_masses, float_array
+from ._geometry import batched_masses, float_array, rounding_of_totals
 from ._sinkhorn import check_number
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -27,9 +27,8 @@ def check_totals(func: str, a: Array | None, b: Array | None) -> None:
         np.ones(1) if masses is None else float_array(func, name, masses)
         for name, masses in zip("ab", (a, b), strict=True)
     ]
-    tolerance = 1e-5 if any(masses.dtype == np.float32 for masses in given) else 1e-9
     total_a, total_b = np.broadcast_arrays(*(masses.sum(axis=-1, dtype=np.float64) for masses in given))
-    apart = np.abs(total_a - total_b) > tolerance * np.maximum(total_a, total_b)
+    apart = np.abs(total_a - total_b) > rounding_of_totals(*given) * np.maximum(total_a, total_b)
     if apart.any():
         totals = f"{total_a[apart][0]:.9g} and {total_b[apart][0]:.9g}"
         raise ValueError(f"{func}: `a` and `b` must have the same total, got {totals}")

@@ -15,7 +15,7 @@ from .. import _core
 from .._backend import Array, backend_of, library_of, refuse_cuda, to_numpy
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
-from ._geometry import Geometry, Grid, PointCloud, as_geometry, batched_masses, points_array
+from ._geometry import Geometry, Grid, PointCloud, as_geometry, batched_masses, points_array, rounding_of_totals
 from ._newton import Problems, newton
 
 # The order of Relax and Outcome in csrc.
@@ -451,10 +451,6 @@ def check_library(func: str, geometry: Geometry, **arrays: Any) -> None:
 # ---- the call --------------------------------------------------------------------------------------------------------
 
 
-def _is_narrow_float(dtype: np.dtype) -> bool:
-    return dtype.kind not in "biu" and dtype.itemsize < 8
-
-
 def check_masses(
     func: str, geometry: Geometry, constraints: Constraints, a: Array | None, b: Array | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -476,8 +472,8 @@ def check_masses(
             raise ValueError(f"{func}: `a` and `b` must both have mass, or neither")
         _check_feasible(func, geometry, constraints, masses_a, masses_b)
         return masses_a, masses_b
-    single = any(x is not None and _is_narrow_float(to_numpy(func, "masses", x).dtype) for x in (a, b))
-    apart = np.abs(total_a - total_b) > (1e-5 if single else 1e-8) * np.maximum(total_a, total_b)
+    rounding = rounding_of_totals(*(None if x is None else to_numpy(func, "masses", x) for x in (a, b)))
+    apart = np.abs(total_a - total_b) > rounding * np.maximum(total_a, total_b)
     if apart.any():
         k = int(np.argmax(apart))
         raise ValueError(
