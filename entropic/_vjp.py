@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ._backend import to_numpy
+
 Pullback = Callable[[Any], tuple[Any, ...]]
 Rule = Callable[..., tuple[Any, Pullback]]
 
@@ -27,6 +29,27 @@ def rule_for(func: Callable[..., Any], *, keyword_arrays: tuple[str, ...] = ()) 
         return rule
 
     return register
+
+
+def cotangent_of(func: str, g: Any, shape: tuple[int, ...], name: str = "cotangent") -> np.ndarray:
+    """The cotangent as float64, broadcast to the value's shape."""
+    array = to_numpy(f"pullback of {func}", name, g)
+    if array.dtype.kind == "c":
+        raise TypeError(f"pullback of {func}: `{name}` must be real, got dtype {array.dtype}")
+    array = array.astype(np.float64)
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"pullback of {func}: the {name} must have shape {shape}, got {array.shape}") from None
+
+
+def unbroadcast(grad: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sum over the axes along which an array of `shape` was repeated."""
+    extra = grad.ndim - len(shape)
+    repeated = tuple(range(extra)) + tuple(
+        extra + d for d, n in enumerate(shape) if n == 1 and grad.shape[extra + d] != 1
+    )
+    return np.asarray(grad.sum(axis=repeated)).reshape(shape)
 
 
 def vjp(func: Callable[..., Any], *arrays: Any, wrt: tuple[str, ...] = (), **options: Any) -> tuple[Any, Pullback]:
@@ -51,7 +74,8 @@ def vjp(func: Callable[..., Any], *arrays: Any, wrt: tuple[str, ...] = (), **opt
         What the function returns.
     pullback : callable
         ``pullback(cotangent)`` with a cotangent of the value's shape (or a scalar, which is broadcast) returns a tuple
-        of gradients, in the inputs' float type.
+        of gradients, in the inputs' float type. Functions whose value has several parts, such as
+        :func:`entropic.sinkhorn`, say what their cotangents are.
 
     Raises
     ------

@@ -45,6 +45,27 @@ def test_zero_masses_are_as_if_the_points_were_not_there(options, rng):
     assert not plan[:, [0, 10]].any()
 
 
+@pytest.mark.parametrize("eps", [1e-3, 0.3])
+@pytest.mark.parametrize("options", [{}, {"rho": 0.3}, {"rho": 0.3, "relaxation": "tv"}, {"mass": 0.7}])
+def test_points_without_mass_have_the_potential_that_they_would_get(options, eps, rng):
+    """The limit of little mass there: Sinkhorn's own update."""
+    cost, a, b = problem(8, 9, rng)
+    a[2], b[[0, 4]] = 0, 0
+    a, b = a / a.sum(), b / b.sum()
+    result = solved(cost, a, b, eps=eps, **options)
+    with np.errstate(divide="ignore"):
+        f = -eps * reference.logsumexp((result.g - cost) / eps + np.log(b), axis=1)
+        g = -eps * reference.logsumexp((result.f[:, None] - cost) / eps + np.log(a)[:, None], axis=0)
+    if "relaxation" in options:
+        f, g = np.clip(f, -0.3, 0.3), np.clip(g, -0.3, 0.3)
+    elif "rho" in options:
+        f, g = 0.3 / (0.3 + eps) * f, 0.3 / (0.3 + eps) * g
+    elif "mass" in options:
+        f, g = np.minimum(f, result.f.max()), np.minimum(g, 0.0)
+    np.testing.assert_allclose(result.f[2], f[2], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(result.g[[0, 4]], g[[0, 4]], rtol=0, atol=1e-9)
+
+
 def test_forbidden_pairs_get_nothing(rng):
     cost, a, b = problem(8, 8, rng)
     cost[~np.tri(8, dtype=bool)] = INF

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .._backend import Array, to_numpy
+from .._backend import Array
 from .._validate import axes_mask, check_base, kept_shape, normalize_axes
-from .._vjp import Pullback, rule_for
+from .._vjp import Pullback, cotangent_of, rule_for, unbroadcast
 from ._functions import (
     ENTROPY_VJP,
     LOGSUMEXP_VJP,
     SOFTMAX,
     cast,
-    check_real,
     check_segment_ids,
     float_dtype,
     host_real,
@@ -29,17 +28,6 @@ from ._functions import (
     softmax_entropy,
     weighted_inputs,
 )
-
-
-def _cotangent(func: str, g: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The cotangent as float64, broadcast to the value's shape."""
-    array = to_numpy(f"pullback of {func}", "cotangent", g)
-    check_real(f"pullback of {func}", "cotangent", array)
-    array = array.astype(np.float64)
-    try:
-        return np.broadcast_to(array, shape)
-    except ValueError:
-        raise ValueError(f"pullback of {func}: the cotangent must have shape {shape}, got {array.shape}") from None
 
 
 def _row_gradient(func: str, x: np.ndarray, axes: tuple[int, ...], kind: int, g: np.ndarray) -> np.ndarray:
@@ -66,7 +54,7 @@ def _logsumexp_rule(
         shape = kept_shape(x.shape, axes, keepdims)
 
         def plain(g: Any) -> tuple[Any, ...]:
-            cotangent = _cotangent(func, g, shape)
+            cotangent = cotangent_of(func, g, shape)
             return (backend.wrap(_row_gradient(func, x, axes, LOGSUMEXP_VJP, cotangent)),)
 
         return value, plain
@@ -83,24 +71,15 @@ def _logsumexp_rule(
     def weighted(g: Any) -> tuple[Any, ...]:
         # d/db_i = exp(a_i) / S and d/da_i = b_i exp(a_i) / S; S = exp(m) (hi + lo) has lost nothing to a logarithm
         shifted = np.exp(full_x.astype(np.float64) - m) / (hi + lo)
-        shifted = np.where(np.isneginf(full_x), 0.0, shifted) * _cotangent(func, g, shape).reshape(kept)
+        shifted = np.where(np.isneginf(full_x), 0.0, shifted) * cotangent_of(func, g, shape).reshape(kept)
         # A weight of 0 makes nothing of its term, infinite terms too.
         by_a = np.where(full_b == 0, 0.0, shifted * full_b)
-        grads = [cast(_unbroadcast(by_a, x.shape), float_dtype(x))]
+        grads = [cast(unbroadcast(by_a, x.shape), float_dtype(x))]
         if "b" in wrt:
-            grads.append(cast(_unbroadcast(shifted, weights.shape), float_dtype(weights)))
+            grads.append(cast(unbroadcast(shifted, weights.shape), float_dtype(weights)))
         return tuple(backend.wrap(scalar_or_array(grad)) for grad in grads)
 
     return value, weighted
-
-
-def _unbroadcast(grad: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Sum over the axes along which an array of `shape` was repeated."""
-    extra = grad.ndim - len(shape)
-    repeated = tuple(range(extra)) + tuple(
-        extra + d for d, n in enumerate(shape) if n == 1 and grad.shape[extra + d] != 1
-    )
-    return np.asarray(grad.sum(axis=repeated)).reshape(shape)
 
 
 @rule_for(logmeanexp)
@@ -123,7 +102,7 @@ def _softmax_entropy_rule(
     log_base = check_base(func, base)
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        cotangent = _cotangent(func, g, kept_shape(x.shape, axes, False)) / log_base
+        cotangent = cotangent_of(func, g, kept_shape(x.shape, axes, False)) / log_base
         return (backend.wrap(_row_gradient(func, x, axes, ENTROPY_VJP, cotangent)),)
 
     return value, pullback
@@ -145,7 +124,7 @@ def _softmax_rule(x: Array, axis: Any = None, *, wrt: tuple[str, ...] = ()) -> t
 
     def pullback(g: Any) -> tuple[Any, ...]:
         p = _wide_softmax(source, axes)
-        cotangent = _cotangent(func, g, source.shape)
+        cotangent = cotangent_of(func, g, source.shape)
         grad = p * (cotangent - (cotangent * p).sum(axis=axes, keepdims=True))
         return (backend.wrap(_gradient_of_map(source, axes, grad)),)
 
@@ -161,7 +140,7 @@ def _log_softmax_rule(x: Array, axis: Any = None, *, wrt: tuple[str, ...] = ()) 
 
     def pullback(g: Any) -> tuple[Any, ...]:
         p = _wide_softmax(source, axes)
-        cotangent = _cotangent(func, g, source.shape)
+        cotangent = cotangent_of(func, g, source.shape)
         grad = cotangent - p * cotangent.sum(axis=axes, keepdims=True)
         return (backend.wrap(_gradient_of_map(source, axes, grad)),)
 
@@ -182,7 +161,7 @@ def _logcumsumexp_rule(
     value = logcumsumexp(a, axis, reverse=reverse)
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        cotangent = _cotangent(func, g, x.shape)
+        cotangent = cotangent_of(func, g, x.shape)
         # From the row's maximum, so that a large offset costs no digits, and in float64.
         wide = x.astype(np.float64)
         top = wide.max(axis=axis, keepdims=True, initial=-np.inf)
@@ -210,7 +189,7 @@ def _segment_logsumexp_rule(
     ids, count = check_segment_ids(func, segment_ids, x.shape, num_segments)
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        cotangent = _cotangent(func, g, (count, *x.shape[1:]))
+        cotangent = cotangent_of(func, g, (count, *x.shape[1:]))
         m, r, _ = _core.reduce_segments(x, ids, count)
         grad = cotangent[ids] * np.exp(x.astype(np.float64) - m[ids]) / (1.0 + r[ids])
         grad = np.where(np.isneginf(x), 0.0, grad)

@@ -1,5 +1,6 @@
 """Optimal transport: entropic, relaxed, partial and exact; bridges, inverse problems and closed forms."""
 
+from . import _rules  # noqa: F401  (registers the gradients)
 from ._barycenter import Barycenter, barycenter, free_support_barycenter
 from ._bridge import SchrodingerBridge, schrodinger_bridge
 from ._divergence import SinkhornDivergence, semidual, sinkhorn_divergence

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
-from .._vjp import Pullback, rule_for
+from .._vjp import Pullback, cotangent_of, rule_for
 from ..logits._functions import cast, scalar_or_array
-from ..logits._rules import _cotangent
 from ._geometry import float_array
 from ._sinkhorn import check_number
 
@@ -388,7 +387,7 @@ def _bures_cost_rule(
     pairs = _gaussian_pairs(func, means_a, covs_a, means_b, covs_b)
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        cotangent = _cotangent(func, g, (len(pairs.means_a), len(pairs.means_b)))
+        cotangent = cotangent_of(func, g, (len(pairs.means_a), len(pairs.means_b)))
         by_means_a, by_means_b = np.zeros_like(pairs.means_a), np.zeros_like(pairs.means_b)
         by_covs_a = cotangent.sum(axis=1)[:, None, None] * np.eye(pairs.means_a.shape[1])
         by_covs_b = cotangent.sum(axis=0)[:, None, None] * np.eye(pairs.means_a.shape[1])

@@ -67,26 +67,32 @@ class _Point:
         self.error = np.abs(self.gradient).sum(axis=1) / p.total
 
 
+def solve_hessian(
+    plan: np.ndarray, rows: np.ndarray, cols: np.ndarray, u: np.ndarray, w: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """x, y of ``[[diag(rows), P], [P^T, diag(cols)]] (x, y) = (u, w)``, by the complement on the smaller side."""
+    n, m = plan.shape[1:]
+    if n < m:
+        y, x = solve_hessian(plan.transpose(0, 2, 1), cols, rows, w, u)
+        return x, y
+    scaled = plan / np.sqrt(rows)[:, :, None]
+    system = -(scaled.transpose(0, 2, 1) @ scaled)
+    system[:, np.arange(m), np.arange(m)] += cols
+    right = w - (plan.transpose(0, 2, 1) @ (u / rows)[:, :, None])[:, :, 0]
+    y = np.linalg.solve(system, right[:, :, None])[:, :, 0]
+    return (u - (plan @ y[:, :, None])[:, :, 0]) / rows, y
+
+
 def _direction(p: Problems, here: _Point, ridge: np.ndarray) -> np.ndarray:
     plan = _core.transport_plan(p.core, p.a, p.b, here.f, here.g, p.eps, 0, p.a.shape[1])
-    rows = plan.sum(axis=2) * (1 + p.eps[:, None] / p.rho[0])
+    damped = 1 + ridge[:, None]
+    rows = plan.sum(axis=2) * (damped + p.eps[:, None] / p.rho[0])
     cols = here.cols + here.target * (p.eps[:, None] / p.rho[1]) + here.target * ridge[:, None]
     # Points without mass have neither gradient nor plan; any positive diagonal leaves them where they are.
     rows = np.where(rows > 0, rows, 1.0)
     cols = np.where(cols > 0, cols, 1.0)
     gradient = np.where(p.b > 0, here.gradient, 0.0)
-    n, m = plan.shape[1:]
-    if m <= n:
-        scaled = plan / np.sqrt(rows)[:, :, None]
-        system = -(scaled.transpose(0, 2, 1) @ scaled)
-        system[:, np.arange(m), np.arange(m)] += cols
-        step: np.ndarray = np.linalg.solve(system, gradient[:, :, None])[:, :, 0]
-    else:
-        scaled = plan / np.sqrt(cols)[:, None, :]
-        system = -(scaled @ scaled.transpose(0, 2, 1))
-        system[:, np.arange(n), np.arange(n)] += rows * (1 + ridge[:, None])
-        of_rows = np.linalg.solve(system, -(plan @ (gradient / cols)[:, :, None]))
-        step = (gradient - (plan.transpose(0, 2, 1) @ of_rows)[:, :, 0]) / cols
+    _, step = solve_hessian(plan, rows, cols, np.zeros_like(rows), gradient)
     step *= p.eps[:, None]
     return step
 

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
-from .._vjp import Pullback, rule_for
+from .._vjp import Pullback, cotangent_of, rule_for, unbroadcast
 from ..logits._functions import cast, scalar_or_array
-from ..logits._rules import _cotangent, _unbroadcast
 from ._geometry import batched_masses, float_array, rounding_of_totals
 from ._sinkhorn import check_number
 
@@ -314,12 +313,12 @@ def _wasserstein_1d_rule(
         raise ValueError(f"vjp of {func}: the masses have no gradient for p=inf")
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        cotangent = _cotangent(func, g, problem.batch)[..., None]
+        cotangent = cotangent_of(func, g, problem.batch)[..., None]
         match = problem.match(ordered=True)
         distance = distance_of(match, problem.p)
 
         def grad(rate: np.ndarray, array: np.ndarray) -> Any:
-            return problem.backend.wrap(cast(_unbroadcast(cotangent * rate, array.shape), array.dtype))
+            return problem.backend.wrap(cast(unbroadcast(cotangent * rate, array.shape), array.dtype))
 
         grads = [grad(*pair) for pair in zip(point_rates(match, problem.p, distance), problem.points, strict=True)]
         sides = {"a": (problem.masses[0], match.i, match.order_x), "b": (problem.masses[1], match.j, match.order_y)}

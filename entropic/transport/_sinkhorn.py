@@ -78,6 +78,11 @@ class Constraints:
         return all(kind == _EXACT or (kind == _KL and p > 0) for kind, p, _ in (self.rows, self.cols))
 
     @property
+    def by_divergence(self) -> bool:
+        """Is each side prescribed, or held by a KL penalty of any strength?"""
+        return self.rows[0] in (_EXACT, _KL) and self.cols[0] in (_EXACT, _KL)
+
+    @property
     def rho(self) -> tuple[float, float]:
         """Strengths of KL penalties, infinite for prescribed sides."""
         row, col = (math.inf if kind == _EXACT else p for kind, p, _ in (self.rows, self.cols))
@@ -434,6 +439,31 @@ def penalty(side: Side, marginal: np.ndarray, mass: np.ndarray) -> Any:
     return 0.0
 
 
+def relaxed(side: Side, soft: np.ndarray, eps: float) -> np.ndarray:
+    """The potential that a side makes of a soft minimum of the costs."""
+    kind, p, q = side
+    if kind == _KL:
+        soft = soft * (p / (p + eps))
+    elif kind == _TV:
+        soft = np.clip(soft, -p, p)
+    elif kind == _RANGE:
+        with np.errstate(divide="ignore"):
+            soft = soft + eps * np.clip(-soft / eps, np.log(p), np.log(q))
+    elif kind == _CAPPED:
+        soft = np.minimum(soft, p)
+    return soft
+
+
+def dual_slope(side: Side, potential: np.ndarray) -> np.ndarray:
+    """The derivative to a mass of its side's part of the dual value."""
+    kind, p, q = side
+    if kind == _KL:
+        potential = -p * np.expm1(-potential / p) if p > 0 else np.zeros_like(potential)
+    elif kind == _RANGE:
+        potential = np.where(potential > 0, p, q) * potential
+    return potential
+
+
 def check_library(func: str, geometry: Geometry, **arrays: Any) -> None:
     """Masses and the like come from the library of the costs."""
     backend = backend_of(func, **arrays)
@@ -603,6 +633,12 @@ def solve(
     answer = _Answer(f, g, rows, cols, n_iter, error, cost, outcome)
     if (answer.outcome == _HANDED_OVER).any():
         _finish_by_newton(geometry, constraints, a, b, eps, total, tol, max_iter, watch, answer)
+    idle = b == 0
+    if idle.any():  # only Sinkhorn's own steps move their potentials
+        with np.errstate(divide="ignore"):
+            soft = geometry.softmin(np.log(a) + answer.f / eps, np.full(problems, eps), True)
+        reached = idle & np.isfinite(soft)
+        answer.g[reached] = relaxed(constraints.cols, soft[reached], eps)
     solution = Solution(geometry, constraints, a, b, answer.f, answer.g, eps, answer.rows, answer.cols, answer.cost)
     return solution, answer
 
@@ -709,6 +745,13 @@ def sinkhorn(
     and is used up to min(n, m) = 4096 and n m = 5e7, for balanced and "kl" problems. The duals of "tv", "range" and
     partial transport have kinks and bounds, at which quasi-Newton steps end. Problems of a batch run side by side, each
     until its own end. Results do not depend on the number of threads. Backends: CPU.
+
+    Gradients: in ``result, pullback = entropic.vjp(entropic.sinkhorn, cost, a, b, eps=eps)`` the cotangent is that of
+    `value`, or a dict of those of "value", "transport_cost", "f", "g" and "plan". The gradient to a
+    :class:`PointCloud` is a pair, to `x` and `y`; ``wrt=("eps",)`` adds that to eps. Values use the envelope theorem
+    for every relaxation (one more pass, O(n + m) memory for points); the rest, in balanced and "kl" problems, solves
+    one linear system of the smaller side and holds the plan. Gradients to the masses of a balanced problem are defined
+    up to a constant, as the totals must stay equal. All are exact for converged potentials: ask for a small `tol`.
 
     References
     ----------

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array, Backend, backend_of, refuse_cuda
-from .._vjp import Pullback, rule_for
+from .._vjp import Pullback, cotangent_of, rule_for
 from ..logits._functions import cast, scalar_or_array
-from ..logits._rules import _cotangent
 from ._geometry import as_masses, points_array
 from ._one_dimensional import Matching, check_power, check_totals, distance_of, match_ranks, point_rates, power_mean
 
@@ -194,7 +193,7 @@ def _sliced_wasserstein_rule(
     def pullback(g: Any) -> tuple[Any, ...]:
         mean = problem.mean(distances)
         share = np.where(mean > 0, (distances / np.where(mean > 0, mean, 1.0)) ** (problem.p - 1), 0.0) / len(distances)
-        share = share * _cotangent(func, g, ())
+        share = share * cotangent_of(func, g, ())
         by_x, by_y, done = np.zeros_like(problem.x), np.zeros_like(problem.y), 0
         for theta in problem.directions(copy.deepcopy(start)):
             block = slice(done, done + len(theta))
