@@ -107,3 +107,11 @@ def check_base(func: str, base: Any) -> float:
     if not (base > 0 and base != 1 and np.isfinite(base)):
         raise ValueError(f"{func}: `base` must be positive, finite and not 1, got {base!r}")
     return float(np.log(base))
+
+
+def check_rng(func: str, rng: Any) -> np.random.Generator:
+    """A generator from a generator, a seed, or None for a fresh one."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{func}: `rng` must be a numpy.random.Generator, a seed or None, got {rng!r}") from None

@@ -21,6 +21,7 @@ from .. import _core
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
+from .._validate import check_rng
 from ._geometry import Geometry, as_geometry, as_masses, rounding_of_totals
 from ._sinkhorn import check_constraints, check_eps, check_max_iter, check_tol, solve
 
@@ -275,7 +276,7 @@ class SchrodingerBridge:
         `rng` is a generator or a seed, as :func:`numpy.random.default_rng` takes it; None, the default, is a fresh one.
         """
         count = _check_index("SchrodingerBridge.sample", "n", n)
-        generator = np.random.default_rng(rng)
+        generator = check_rng("sample", rng)
         paths = np.empty((count, len(self.potentials)), np.int64)
         start = np.zeros(count, np.int64)
         paths[:, 0] = _draw(self._law.marginal(0)[None, :], start, generator.random(count))

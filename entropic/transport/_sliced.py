@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array, Backend, backend_of, refuse_cuda
+from .._validate import check_rng
 from .._vjp import Pullback, cotangent_of, rule_for
 from ..logits._functions import cast, scalar_or_array
 from ._geometry import as_masses, points_array
@@ -94,13 +95,6 @@ def _sliced_problem(
     return _SlicedProblem(backend, wide_x - origin, wide_y - origin, mass_x, mass_y, power, count, exponent, dtypes)
 
 
-def _generator(func: str, rng: Any) -> np.random.Generator:
-    try:
-        return np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{func}: `rng` must be a numpy.random.Generator, a seed or None, got {rng!r}") from None
-
-
 def sliced_wasserstein(
     x: Array,
     y: Array,
@@ -170,7 +164,7 @@ def sliced_wasserstein(
     3.5
     """
     problem = _sliced_problem(x, y, a, b, p=p, n_projections=n_projections)
-    return problem.value(problem.distances(_generator("sliced_wasserstein", rng)))
+    return problem.value(problem.distances(check_rng("sliced_wasserstein", rng)))
 
 
 @rule_for(sliced_wasserstein)
@@ -186,7 +180,7 @@ def _sliced_wasserstein_rule(
 ) -> tuple[Any, Pullback]:
     func = "sliced_wasserstein"
     problem = _sliced_problem(x, y, *masses, p=p, n_projections=n_projections, **named)
-    generator = _generator(func, rng)
+    generator = check_rng(func, rng)
     start = copy.deepcopy(generator)  # the pullback draws the directions of the value once more
     distances = problem.distances(generator)
 

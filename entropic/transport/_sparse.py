@@ -1,0 +1,556 @@
+"""Transport with at most k nonzeros a column."""
+
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._backend import Array, Backend
+from .._errors import ConvergenceWarning
+from .._progress import Watch, check_callback, watching
+from ..logits._functions import cast
+from ._geometry import Geometry, PointCloud, as_geometry, as_masses
+from ._one_dimensional import check_totals
+from ._sinkhorn import check_library, check_max_iter, check_number, check_tol
+
+_BLOCK = 1 << 16  # scores of one block of columns: it stays in cache between the passes
+_MEMORY = 10  # pairs from which L-BFGS builds its direction
+_PATIENCE = 30  # iterations over which an ascent must gain something
+_SUPPORT_ITER = 300  # iterations for the masses on one support that is tried
+_TRIALS = 40  # steps that one line search may try
+_TINY = 1e-290  # what mass times gamma, beside costs of about 1, may be without a division by 0
+
+
+# ---- the semi-dual ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Point:
+    """The semi-dual at one potential, with the plan that attains it: column j has `masses[j]` on rows `support[j]`."""
+
+    alpha: np.ndarray
+    value: float
+    gradient: np.ndarray
+    support: np.ndarray
+    masses: np.ndarray
+    threshold: np.ndarray
+    rounding: float
+
+    @property
+    def error(self) -> float:
+        return float(np.abs(self.gradient).sum())
+
+
+def _simplex_argmax(scores: np.ndarray, mass: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's t that maximises ``<s, t> - gamma/2 |t|^2`` over t >= 0 of its mass, and the s above which t > 0.
+
+    The maximiser is ``max(s - threshold, 0) / gamma``: the projection of s / gamma on the simplex.
+    """
+    top = scores.max(axis=1)
+    width = np.maximum(gamma * mass, _TINY)  # scores further than this below the top get nothing
+    with np.errstate(over="ignore"):
+        below = (scores - top[:, None]) / width[:, None]
+    descending = -np.sort(-below, axis=1)
+    excess = np.cumsum(descending, axis=1) - 1.0
+    above = (descending * np.arange(1, scores.shape[1] + 1) > excess).sum(axis=1)
+    threshold = excess[np.arange(len(scores)), above - 1] / above
+    return mass[:, None] * np.maximum(below - threshold[:, None], 0.0), top + width * threshold
+
+
+@dataclass(frozen=True)
+class _SemiDual:
+    """``alpha -> <alpha, a> - sum_j Omega_j*(alpha - c_j)``, concave, to be maximised.
+
+    ``Omega_j*(s)`` is the maximum of ``<s, t> - gamma/2 |t|^2`` over t >= 0 with total b_j and at most k nonzeros.
+    Swapping the masses of two rows shows that the k largest scores carry it, so it is the maximum over the simplex of
+    those k, and t is its gradient.
+    """
+
+    columns: np.ndarray  # costs, one column of the problem a row; with a support, of its entries only
+    a: np.ndarray
+    b: np.ndarray
+    gamma: float
+    k: int
+    support: np.ndarray | None = None
+
+    def restricted(self, support: np.ndarray) -> _SemiDual:
+        """The same problem where column j may use the rows `support[j]` only; it is smooth."""
+        columns = np.take_along_axis(self.columns, support, axis=1)
+        return _SemiDual(columns, self.a, self.b, self.gamma, self.k, support)
+
+    def at(self, alpha: np.ndarray) -> _Point:
+        m, n = len(self.b), len(self.a)
+        support = np.empty((m, self.k), np.intp) if self.support is None else self.support
+        masses = np.empty((m, self.k))
+        threshold = np.empty(m)
+        step = max(1, _BLOCK // self.columns.shape[1])
+        for start in range(0, m, step):
+            part = slice(start, start + step)
+            if self.support is None:
+                scores = alpha - self.columns[part]
+                support[part] = _largest(scores, self.k)
+                scores = np.take_along_axis(scores, support[part], axis=1)
+            else:
+                scores = alpha[support[part]] - self.columns[part]
+            masses[part], threshold[part] = _simplex_argmax(scores, self.b[part], self.gamma)
+        # On the rows that have mass, s = threshold + gamma t.
+        conjugate = threshold @ self.b + self.gamma / 2 * float(np.vdot(masses, masses))
+        rows = np.bincount(support.ravel(), masses.ravel(), minlength=n)
+        linear = float(alpha @ self.a)
+        rounding = 4 * np.finfo(np.float64).eps * (abs(linear) + abs(conjugate))
+        return _Point(alpha, linear - conjugate, self.a - rows, support, masses, threshold, rounding)
+
+
+def _largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k largest of each row, in any order."""
+    m, n = scores.shape
+    if k == n:
+        return np.broadcast_to(np.arange(n), (m, n))
+    order: np.ndarray = np.argpartition(scores, n - k, axis=1)
+    return order[:, n - k :]
+
+
+# ---- the ascent ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Ascent:
+    point: _Point
+    n_iter: int
+    ended: str  # "converged", "settled" (no further gain), "unbounded", "stopped" (by the callback) or "limit"
+    trail: list[np.ndarray]  # the last potentials
+
+
+class _InverseHessian:
+    """L-BFGS: what the last steps tell of the curvature. Kinks look like large curvature, and are followed."""
+
+    def __init__(self, first_step: float) -> None:
+        self.first_step = first_step
+        self.pairs: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=_MEMORY)
+
+    def learn(self, step: np.ndarray, bend: np.ndarray) -> None:
+        """`bend` is the decrease of the gradient over `step`."""
+        if (curvature := float(step @ bend)) > 0:
+            self.pairs.append((step, bend, curvature))
+
+    def direction(self, gradient: np.ndarray) -> np.ndarray:
+        d: np.ndarray = gradient * (1.0 if self.pairs else self.first_step / np.abs(gradient).max())
+        if not self.pairs:
+            return d
+        weights = []
+        for step, bend, curvature in reversed(self.pairs):
+            weights.append(float(step @ d) / curvature)
+            d -= weights[-1] * bend
+        _, bend, curvature = self.pairs[-1]
+        d *= curvature / float(bend @ bend)
+        for (step, bend, curvature), weight in zip(self.pairs, reversed(weights), strict=True):
+            d += (weight - float(bend @ d) / curvature) * step
+        return d
+
+
+def _line_search(problem: _SemiDual, origin: _Point, direction: np.ndarray) -> _Point | None:
+    """A point along the direction with enough gain and a slope that has clearly fallen (weak Wolfe); None if none is.
+
+    Bisection with doubling finds one where the function has kinks, too (Lewis and Overton 2013).
+    """
+    slope = float(origin.gradient @ direction)
+    low, high, step = 0.0, np.inf, 1.0
+    best = None
+    for _ in range(_TRIALS):
+        point = problem.at(origin.alpha + step * direction)
+        if point.value < origin.value + 1e-4 * step * slope - point.rounding:
+            high = step
+        elif point.gradient @ direction > 0.9 * slope:
+            low, best = step, point
+        else:
+            return point
+        step = 2 * low if np.isinf(high) else (low + high) / 2
+    return best
+
+
+def _ascend(
+    problem: _SemiDual,
+    alpha: np.ndarray,
+    *,
+    first_step: float,
+    ceiling: float,
+    tol: float,
+    patience: float,
+    max_iter: int,
+    watch: Watch | None = None,
+) -> _Ascent:
+    """Maximise the semi-dual until the marginal error is `tol`, or the gain over some iterations is `patience` of all.
+
+    `ceiling` is above the objective of every plan: a semi-dual above it has no maximum.
+    """
+    point = problem.at(alpha)
+    values = [point.value]
+    trail = deque([alpha], maxlen=_PATIENCE)
+    hessian = _InverseHessian(first_step)
+
+    def result(ended: str) -> _Ascent:
+        return _Ascent(point, len(values) - 1, ended, list(trail))
+
+    while True:
+        n_iter = len(values) - 1
+        if point.error <= tol:
+            return result("converged")
+        if point.value > ceiling:
+            return result("unbounded")
+        if n_iter > _PATIENCE and values[-1] - values[-1 - _PATIENCE] < patience * (values[-1] - values[0]):
+            return result("settled")
+        if n_iter == max_iter:
+            return result("limit")
+        found = _line_search(problem, point, hessian.direction(point.gradient))
+        if found is None:
+            return result("settled")
+        hessian.learn(found.alpha - point.alpha, point.gradient - found.gradient)
+        point = found
+        values.append(point.value)
+        trail.append(point.alpha)
+        if watch is not None and watch(n_iter + 1, point.error):
+            return result("stopped")
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------------
+
+
+def _feasible_point(problem: _SemiDual, ascent: _Ascent, limit: int, **options: Any) -> _Point:
+    """The best plan found near the maximum of a semi-dual that has a kink there: least error, then least cost.
+
+    At a kink some columns may choose among supports. Each choice tried is fixed, and the masses on it optimised, which
+    is a smooth problem, and a cheap one. The last steps went to and fro over the kink: what they chose is tried, and
+    where the average of their plans has most mass, which comes closer to the rows' masses than each of them.
+    """
+    shape = problem.columns.shape
+    average = np.zeros(shape[0] * shape[1])
+    starts = shape[1] * np.arange(shape[0])[:, None]
+    supports = []
+    for alpha in ascent.trail:
+        point = problem.at(alpha)
+        supports.append(point.support)
+        average += np.bincount((starts + point.support).ravel(), point.masses.ravel(), minlength=average.size)
+    supports.append(_largest(average.reshape(shape), problem.k))
+    limit = min(limit, _SUPPORT_ITER)
+    tried = (
+        _ascend(problem.restricted(support), ascent.point.alpha, max_iter=limit, patience=0.0, **options).point
+        for support in supports
+    )
+    # Of feasible plans the value is that of the restricted semi-dual.
+    return min(ascent.point, *tried, key=lambda point: (max(point.error, options["tol"]), point.value))
+
+
+def _idle_potentials(cost: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    """Largest potentials of rows without mass at which no column would use them; 0 where none is allowed to."""
+    potentials = (cost + threshold).min(axis=1, initial=np.inf)
+    return np.where(np.isfinite(potentials), potentials, 0.0)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SparseTransport:
+    """A plan with at most k nonzeros a column, and the potential of its semi-dual.
+
+    Returned by :func:`entropic.sparse_transport`.
+
+    Attributes
+    ----------
+    f : ndarray, shape (n,)
+        Potential alpha of the rows, at which the semi-dual is `dual_value`.
+    value : float
+        ``<P, C> + gamma/2 |P|^2`` of this plan.
+    dual_value : float
+        The semi-dual at `f`: no plan with at most k nonzeros a column and these masses has a lower value.
+    transport_cost : float
+        ``<P, C>``.
+    marginal_error : float
+        L1 distance of the plan's row and column sums to the masses, relative to the total mass. The columns' part is
+        rounding.
+    n_iter : int
+        Iterations of the ascent of the semi-dual.
+    converged : bool
+        Has the ascent come to its end, and is `marginal_error` at most the tolerance? How far the plan may be from the
+        best is ``value - dual_value``.
+    """
+
+    f: Any
+    value: float
+    dual_value: float
+    transport_cost: float
+    marginal_error: float
+    n_iter: int
+    converged: bool
+    _shape: tuple[int, int]
+    _rows: np.ndarray
+    _columns: np.ndarray
+    _masses: np.ndarray
+    _backend: Backend
+
+    def __repr__(self) -> str:
+        fields = ("value", "dual_value", "marginal_error", "n_iter", "converged")
+        said = ", ".join(f"{name}={getattr(self, name):.6g}" for name in fields[:-1])
+        return f"SparseTransport(shape={self._shape}, nnz={self._masses.size}, {said}, converged={self.converged})"
+
+    def tocoo(self) -> Any:
+        """The plan's nonzeros, column by column, as a scipy.sparse.coo_array (n, m). Needs SciPy; O(m k) time."""
+        from scipy.sparse import coo_array
+
+        return coo_array((self._masses, (self._rows, self._columns)), shape=self._shape)
+
+    def plan(self) -> Any:
+        """The plan as a dense array (n, m), in the library and float type of the cost."""
+        dense = np.zeros(self._shape, self._masses.dtype)
+        dense[self._rows, self._columns] = self._masses
+        return self._backend.wrap(dense)
+
+
+def sparse_transport(
+    cost: Array | PointCloud,
+    a: Array | None = None,
+    b: Array | None = None,
+    *,
+    k: int,
+    gamma: float = 1.0,
+    tol: float = 1e-6,
+    max_iter: int | None = None,
+    callback: Callable[[int, float], Any] | None = None,
+) -> SparseTransport:
+    """Transport with at most k nonzeros a column, least ``<P, C> + gamma/2 |P|^2``, by way of its semi-dual.
+
+    Parameters
+    ----------
+    cost : array_like, shape (n, m), or PointCloud
+        float32, float64 or integers; +inf forbids a pair. The costs of a point cloud are stored here.
+    a : array_like, shape (n,), optional
+        Masses of the rows, not negative; None means 1/n each. A mass of 0 gives a zero row.
+    b : array_like, shape (m,), optional
+        Masses of the columns, with the total of `a`; None means 1/m each.
+    k : int
+        The most nonzeros that a column of the plan may have, at least 1. From n on it binds nothing, and the problem is
+        transport with quadratic regularisation.
+    gamma : float, optional
+        Strength of the quadratic term, positive, in the units of the cost over mass. A large one spreads each column
+        over its k nonzeros; a small one comes close to unregularised transport, with more iterations.
+    tol : float, optional
+        Marginal error to reach: L1, relative to the total mass.
+    max_iter : int, optional
+        Limit on the iterations; None means 2000.
+    callback : callable, optional
+        Called as ``callback(iteration, error)`` after each iteration, with the marginal error of the semi-dual's plan;
+        True stops the work.
+
+    Returns
+    -------
+    SparseTransport
+        With `f`, `value`, `dual_value`, `transport_cost`, `marginal_error`, `n_iter` and `converged`, and the methods
+        ``tocoo()`` (SciPy) and ``plan()`` (dense).
+
+    Raises
+    ------
+    ValueError
+        Wrong shapes, nan or -inf in `cost`, negative masses, totals that differ, `k` below 1, `gamma` not positive, or
+        infinite costs that leave no plan.
+    TypeError
+        Wrong kinds: masked, sparse or complex arrays, arrays of two libraries, a `k` that is not an integer.
+    DeviceError
+        Device arrays.
+
+    Warns
+    -----
+    ConvergenceWarning
+        The marginal error is above `tol`, or the iterations ended before the semi-dual's maximum.
+
+    Notes
+    -----
+    The semi-dual is ``max over alpha of <alpha, a> - sum_j Omega_j*(alpha - c_j)``, where ``Omega_j*(s)`` is the
+    maximum of ``<s, t> - gamma/2 |t|^2`` over t >= 0 with total b_j and at most k nonzeros: the k largest scores,
+    projected over gamma on the simplex of mass b_j. The gradient is a minus the row sums of that plan. The semi-dual is
+    concave, and at any `f` a lower bound of the value of all such plans.
+
+    The primal problem is not convex. Every plan returned has at most k nonzeros a column and the column masses `b`.
+    Where the semi-dual has a unique maximiser without a tie between the k-th and the next score of a column, its plan
+    has the row masses `a` as well and is optimal: ``value == dual_value`` up to the tolerance, as always for k >= n.
+    With ties, which are common where k binds, no plan attains the semi-dual. The supports that it suggests are then
+    fixed and the masses optimised on them. Where one of them admits a feasible plan, ``value - dual_value`` bounds what
+    a better plan could gain. Where none does, `marginal_error` says how far the rows are off, and a warning is given;
+    so it is for nearly all masses with k = 1, where each column goes to one row.
+
+    The ascent is L-BFGS with a line search that suits kinks. One iteration takes O(n m) time for k small and
+    O(n m log n) for k >= n; memory is three float64 copies of the cost at most, and O(m k). There is no
+    :func:`entropic.vjp` rule, as the result is not an array; the derivative of `dual_value` with respect to `cost` is
+    the semi-dual's plan, by the envelope theorem. Backends: CPU; device arrays raise DeviceError.
+
+    References
+    ----------
+    T. Liu, J. Puigcerver, M. Blondel. Sparsity-constrained optimal transport. ICLR 2023.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> x = np.linspace(0, 1, 4)
+    >>> y = np.array([0.1, 0.8])
+    >>> result = entropic.sparse_transport((x[:, None] - y) ** 2, k=2)
+    >>> result.plan()
+    array([[0.25, 0.  ],
+           [0.25, 0.  ],
+           [0.  , 0.25],
+           [0.  , 0.25]])
+    >>> result.converged
+    True
+    """
+    func = "sparse_transport"
+    most, strength = check_count(func, "k", k), check_number(func, "gamma", gamma)
+    if not 0 < strength < math.inf:
+        raise ValueError(f"{func}: `gamma` must be positive and finite, got {gamma!r}")
+    tol, limit = check_tol(func, tol), check_max_iter(func, max_iter, 2000)
+    check_callback(func, callback)
+    geometry, mass_a, mass_b = read_single(func, cost, a, b)
+    problem = _scaled_problem(func, geometry, mass_a, mass_b, strength, most)
+    with watching(callback, False, func) as watch:
+        ascent, best = _solve(problem, tol, limit, watch)
+    if ascent.ended == "unbounded":
+        raise _no_plan(func)
+    result = _result(problem, ascent, best, tol)
+    if not result.converged and tol > 0:
+        _warn(func, result, tol, ascent.ended)
+    return result
+
+
+def check_count(func: str, name: str, count: Any) -> int:
+    """A number of things, at least 1."""
+    try:
+        value = operator.index(count)
+    except TypeError:
+        raise TypeError(f"{func}: `{name}` must be an integer, got {count!r}") from None
+    if value < 1:
+        raise ValueError(f"{func}: `{name}` must be at least 1, got {value}")
+    return value
+
+
+def read_single(func: str, cost: Any, a: Array | None, b: Array | None) -> tuple[Geometry, np.ndarray, np.ndarray]:
+    """The costs of one balanced problem and its masses, which have the same total."""
+    geometry = as_geometry(func, cost)
+    if geometry.batch:
+        raise ValueError(f"{func}: `cost` must have shape (n, m), got {(*geometry.batch, geometry.n, geometry.m)}")
+    check_library(func, geometry, a=a, b=b)
+    mass_a, mass_b = as_masses(func, "a", a, geometry.n), as_masses(func, "b", b, geometry.m)
+    check_totals(func, a, b)
+    return geometry, mass_a, mass_b * (mass_a.sum() / mass_b.sum())
+
+
+def _no_plan(func: str) -> ValueError:
+    return ValueError(f"{func}: `cost` must leave every mass a pair, got infinite entries that forbid any plan")
+
+
+# ---- the call, in units in which nothing loses digits ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Rows and columns that have mass, with costs from 0 to about 1 and a total mass of 1."""
+
+    semi_dual: _SemiDual
+    geometry: Geometry
+    cost: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    offset: np.ndarray  # of each row, taken out of its costs
+    idle_cost: np.ndarray  # of the rows without mass
+    total: float
+    exponent: int
+
+    @property
+    def binding(self) -> bool:
+        return self.semi_dual.k < len(self.rows)
+
+
+def _scaled_problem(func: str, geometry: Geometry, a: np.ndarray, b: np.ndarray, gamma: float, k: int) -> _Scaled:
+    total = float(a.sum())
+    strength = gamma * total
+    if not 0 < strength < math.inf:
+        raise ValueError(f"{func}: `gamma` times the total mass must be positive and finite, got {strength}")
+    matrix = geometry.cost_rows(0, geometry.n)[0]
+    rows, columns = np.flatnonzero(a), np.flatnonzero(b)
+    cost = matrix[np.ix_(rows, columns)].astype(np.float64)
+    finite = np.isfinite(cost)
+    if not (finite.any(axis=0).all() and finite.any(axis=1).all()):
+        raise _no_plan(func)
+    exponent = int(np.frexp(np.abs(cost).max(where=finite, initial=strength))[1])
+    cost = np.ldexp(cost, -exponent)
+    offset = cost.min(axis=1)
+    cost -= offset[:, None]
+    semi_dual = _SemiDual(
+        np.ascontiguousarray(cost.T), a[rows] / total, b[columns] / total,
+        float(np.ldexp(strength, -exponent)), min(k, len(rows)),
+    )  # fmt: skip
+    idle_cost = np.ldexp(matrix[np.ix_(a == 0, columns)].astype(np.float64), -exponent)
+    return _Scaled(semi_dual, geometry, cost, rows, columns, offset, idle_cost, total, exponent)
+
+
+def _solve(problem: _Scaled, tol: float, limit: int, watch: Watch | None) -> tuple[_Ascent, _Point]:
+    """The ascent of the semi-dual, and the point whose plan is the answer."""
+    semi_dual, cost = problem.semi_dual, problem.cost
+    finite = np.isfinite(cost)
+    options: dict[str, Any] = {
+        "first_step": float(cost.mean(where=finite)) + semi_dual.gamma / len(problem.columns),
+        "ceiling": 1.01 * (float(cost.max(where=finite, initial=0.0)) + semi_dual.gamma / 2),
+        "tol": tol,
+    }
+    # A smooth semi-dual goes on to its tolerance; one with kinks has no other way to tell that it is at its maximum.
+    patience = 0.01 * tol if problem.binding else 0.0
+    start = np.zeros(len(problem.rows))
+    ascent = _ascend(semi_dual, start, patience=patience, max_iter=limit, watch=watch, **options)
+    if ascent.ended in ("settled", "limit") and problem.binding:
+        return ascent, _feasible_point(semi_dual, ascent, limit, **options)
+    return ascent, ascent.point
+
+
+def _result(problem: _Scaled, ascent: _Ascent, best: _Point, tol: float) -> SparseTransport:
+    semi_dual, dtype, wrap = problem.semi_dual, problem.geometry.dtype, problem.geometry.backend.wrap
+    masses = best.masses * (semi_dual.b / best.masses.sum(axis=1))[:, None]
+    used = masses > 0
+    rows, columns = best.support[used], np.nonzero(used)[0]
+    flat = cast(problem.total * masses[used], dtype)
+    shares = flat.astype(np.float64) / problem.total  # of the plan that is returned, in its type
+    error = sum(
+        float(np.abs(np.bincount(index, shares, minlength=len(given)) - given).sum())
+        for index, given in ((rows, semi_dual.a), (columns, semi_dual.b))
+    )
+    mean_cost = float(shares @ problem.cost[rows, columns] + shares @ problem.offset[rows])
+    f = np.empty(problem.geometry.n)
+    f[problem.rows] = ascent.point.alpha + problem.offset
+    idle = np.setdiff1d(np.arange(len(f)), problem.rows, assume_unique=True)
+    f[idle] = _idle_potentials(problem.idle_cost, ascent.point.threshold)
+    unit = problem.total * math.ldexp(1.0, problem.exponent)
+    return SparseTransport(
+        f=wrap(cast(np.ldexp(f, problem.exponent), dtype)),
+        value=unit * (mean_cost + semi_dual.gamma / 2 * float(shares @ shares)),
+        dual_value=unit * (ascent.point.value + float(semi_dual.a @ problem.offset)),
+        transport_cost=unit * mean_cost,
+        marginal_error=error,
+        n_iter=ascent.n_iter,
+        converged=error <= tol and ascent.ended in ("converged", "settled"),
+        _shape=(problem.geometry.n, problem.geometry.m),
+        _rows=problem.rows[rows],
+        _columns=problem.columns[columns],
+        _masses=flat,
+        _backend=problem.geometry.backend,
+    )
+
+
+def _warn(func: str, result: SparseTransport, tol: float, ended: str) -> None:
+    reason, advice = {
+        "limit": (f"{result.n_iter} iterations did not reach the semi-dual's maximum", "raise max_iter"),
+        "stopped": ("the callback stopped it", "let it go on"),
+    }.get(ended, ("no feasible plan was found where the semi-dual's ascent settled", "raise k, gamma or tol"))
+    warnings.warn(
+        f"{func}: {reason}; the marginals are off by {result.marginal_error:.2e} of the mass (tol={tol:g}); {advice}",
+        ConvergenceWarning,
+        stacklevel=3,
+    )
