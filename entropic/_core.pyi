@@ -125,6 +125,7 @@ def transport_cost_range(
     numpy.typing.NDArray[numpy.bool],
     numpy.typing.NDArray[numpy.bool],
     numpy.typing.NDArray[numpy.bool],
+    numpy.typing.NDArray[numpy.bool],
 ]: ...
 def transport_cost_rows(
     cost: TransportCost,
@@ -212,6 +213,7 @@ def transport_solve(
     accelerate: bool,
     single: bool,
     patience: typing.SupportsFloat | typing.SupportsIndex,
+    reach: typing.SupportsFloat | typing.SupportsIndex,
     callback: collections.abc.Callable[[int, float], bool] | None,
 ) -> tuple[
     numpy.typing.NDArray[numpy.float64],

@@ -6,12 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 Watch = Callable[[int, float], bool]
 
 
 def check_callback(func: str, callback: Any) -> None:
     if callback is not None and not callable(callback):
         raise TypeError(f"{func}: `callback` must be callable or None, got {callback!r}")
+
+
+def is_stop(answer: Any) -> bool:
+    """Has a callback asked for the end? Only a true boolean does: other values may be returned by accident."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 @contextmanager
@@ -33,7 +40,7 @@ def watching(callback: Callable[[int, float], Any] | None, progress: bool, descr
         if bar is not None:
             bar.update()
             bar.set_postfix(error=f"{error:.2e}", refresh=False)
-        return callback is not None and callback(iteration, error) is True
+        return callback is not None and is_stop(callback(iteration, error))
 
     try:
         yield watch

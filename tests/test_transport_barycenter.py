@@ -153,3 +153,36 @@ def test_free_support_refusals():
         entropic.free_support_barycenter([np.zeros((2, 3))], np.zeros((1, 2)), eps=1.0)
     with pytest.raises(ValueError, match="`weights` must have one entry a cloud"):
         entropic.free_support_barycenter([np.zeros((2, 2))], np.zeros((1, 2)), eps=1.0, weights=[])
+
+
+def test_forbidden_pairs(rng):
+    """Two halves that nothing joins: an input of one half has its barycenter there, and two have none."""
+    t = np.arange(6) / 6
+    cost = (t[:, None] - t) ** 2
+    cost[:3, 3:] = cost[3:, :3] = np.inf
+    weights = np.array([[1.0, 2, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]])
+    found = entropic.barycenter(cost, weights, mix=[1, 0], eps=0.1)
+    assert found.masses[:3].sum() == pytest.approx(1)
+    assert not found.masses[3:].any()
+    alone = entropic.barycenter(cost[:3, :3], weights[:1, :3], eps=0.1)
+    np.testing.assert_allclose(found.masses[:3], alone.masses, atol=1e-6)
+    with pytest.raises(ValueError, match="leave no point that all `weights` can reach"):
+        entropic.barycenter(cost, weights, eps=0.1)
+
+
+def test_points_without_mass_stay(rng):
+    x = rng.random((5, 2))
+    found = entropic.free_support_barycenter([x, x + 1], x[:3], masses=[1, 0, 1], weights=np.ones((2, 5)), eps=0.1)
+    np.testing.assert_array_equal(found.points[1], x[1])
+
+
+def test_an_eps_that_costs_cannot_tell(rng):
+    x = rng.random((5, 2))
+    for call in (
+        lambda: entropic.barycenter(entropic.PointCloud(x, x), np.ones((2, 5)), eps=1e-20),
+        lambda: entropic.free_support_barycenter([x], x, eps=1e-20),
+        lambda: entropic.sinkhorn_divergence(x, x + 1, eps=1e-20),
+        lambda: entropic.semidual(entropic.PointCloud(x, x), np.zeros(5), eps=1e-300),
+    ):
+        with pytest.raises(ValueError, match="`eps` must be at least 1e-14 of the cost's range"):
+            call()

@@ -198,6 +198,89 @@ def test_the_same_bits_on_any_number_of_threads(options, rng):
             np.testing.assert_array_equal(other.n_iter, answers[0].n_iter)
 
 
+@pytest.mark.parametrize("options", [{}, {"rho": 1.0}, {"rho": 1.0, "relaxation": "tv"}, {"mass": 0.5}])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_stopped_on_the_way_down_is_a_plan_all_the_same(dtype, options, rng):
+    """Potentials of a large eps mean nothing at a small one: rows are made to fit."""
+    cost = rng.random((20, 20)).astype(dtype)
+    for stop in ({"max_iter": 5}, {"callback": lambda iteration, error: np.bool_(iteration >= 3)}):
+        with pytest.warns(entropic.ConvergenceWarning):
+            result = entropic.sinkhorn(cost, eps=1e-4, **options, **stop)
+        assert result.n_iter <= 5
+        assert result.marginal_error <= 3
+        assert 0 <= result.value <= 10
+        assert result.plan().sum() <= 3
+
+
+def test_no_more_passes_than_asked_for(rng):
+    x, y = rng.normal(size=(2, 120, 2))
+    cost = reference.pairwise(x, y)
+    seen = []
+    for most in range(100, 400, 7):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            watch = seen if most == 394 else []
+            result = entropic.sinkhorn(cost, eps=1e-5, tol=1e-12, max_iter=most,
+                                       callback=lambda i, e, watch=watch: watch.append(i))  # fmt: skip
+        assert result.n_iter <= most
+    assert (np.diff(seen) >= 0).all()
+
+
+def test_impossible_masses_keep_their_potentials_in_reach():
+    """All of row 0 must go to column 0, which is too small. The error reported is that of the plan returned."""
+    cost, a, b = np.array([[0, INF], [0, 1.0]]), np.array([0.5, 0.5]), np.array([0.3, 0.7])
+    with pytest.warns(entropic.ConvergenceWarning, match="forbidden pairs of `cost` leave no plan"):
+        result = entropic.sinkhorn(cost, a, b, eps=0.1)
+    assert true_error(result, cost, a, b) == pytest.approx(result.marginal_error, rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [-1e4, -100.0, 2e4])
+@pytest.mark.parametrize("options", [{}, {"mass": 0.5}])
+def test_a_constant_in_the_cost_adds_its_share(options, shift, rng):
+    cost, a, b = problem(9, 13, rng)
+    plain, moved = solved(cost, a, b, **options), entropic.sinkhorn(cost + shift, a, b, eps=0.1, tol=1e-9, **options)
+    assert moved.converged
+    np.testing.assert_allclose(moved.plan(), plain.plan(), rtol=0, atol=1e-7)
+
+
+def test_plans_beyond_the_range_of_numbers_are_told(rng):
+    with pytest.raises(OverflowError, match="the plan overflows float64"):
+        entropic.sinkhorn([[-1.0, 0.0]], eps=3e-4, rho=0.0005997861105644926)
+    with pytest.warns(entropic.ConvergenceWarning, match="the plan overflows float64"):
+        result = entropic.sinkhorn(rng.random((9, 13)) - 100, eps=0.1, rho=1.0, relaxation="tv", max_iter=50)
+    assert not result.converged
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "manhattan"])
+@pytest.mark.parametrize("power", [-200, 200])
+def test_points_whose_squares_leave_the_range(power, metric, rng):
+    x, y = rng.random((2, 6, 2))
+    usual = entropic.sinkhorn(entropic.PointCloud(x, y, metric), eps=0.1, tol=1e-10)
+    scaled = entropic.sinkhorn(entropic.PointCloud(x * 10.0**power, y * 10.0**power, metric), eps=0.1 * 10.0**power,
+                               tol=1e-10)  # fmt: skip
+    assert scaled.transport_cost == pytest.approx(usual.transport_cost * 10.0**power, rel=1e-8)
+
+
+def test_costs_that_overflow_are_named():
+    x = np.array([[0.0], [1e200]])
+    with pytest.raises(ValueError, match="the costs overflow float64"):
+        entropic.sinkhorn(entropic.PointCloud(x, x), eps=1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"rho": 0.5}, {"mass": 0.5}, {"rho": 0.1, "relaxation": "tv"}])
+def test_the_potential_at_the_sources_is_theirs(options, rng):
+    x, y = rng.random((7, 2)), rng.random((5, 2))
+    result = solved(entropic.PointCloud(x, y), None, None, **options)
+    np.testing.assert_allclose(result.potential_at(x), result.f, rtol=0, atol=1e-9)
+
+
+def test_empty_batches(rng):
+    for options in ({}, {"rho": 1.0}, {"mass": 0.5}):
+        result = entropic.sinkhorn(np.ones((0, 3, 4)), eps=0.1, **options)
+        assert result.f.shape == (0, 3)
+        assert result.apply(np.ones((0, 4, 2))).shape == (0, 3, 2)
+
+
 def test_layouts_are_read_and_left_alone(rng):
     cost, a, b = problem(12, 9, rng)
     truth = solved(cost, a, b).plan()

@@ -297,6 +297,21 @@ def test_types(rng):
     assert (by_cost.shape, by_b.shape) == (cost.shape, b.shape)
 
 
+def test_gradients_have_the_shape_and_type_of_what_was_given(rng):
+    x, y = rng.normal(size=5), rng.normal(size=(6, 1)).astype(np.float16)
+    by_x, by_y = entropic.vjp(entropic.sinkhorn_divergence, x, y, eps=0.5)[1](1.0)
+    assert (by_x.shape, by_x.dtype) == ((5,), np.float64)
+    assert (by_y.shape, by_y.dtype) == ((6, 1), np.float16)
+    wide = entropic.vjp(entropic.sinkhorn_divergence, x[:, None], y, eps=0.5)[1](1.0)[0]
+    np.testing.assert_array_equal(by_x[:, None], wide)
+
+
+def test_bfloat16_costs_get_bfloat16_gradients(rng):
+    torch = pytest.importorskip("torch")
+    cost = torch.from_numpy(rng.normal(size=(4, 5))).to(torch.bfloat16)
+    assert entropic.vjp(entropic.sinkhorn, cost, eps=0.4)[1](1.0)[0].dtype == torch.bfloat16
+
+
 def test_torch_arrays_get_torch_gradients(rng):
     torch = pytest.importorskip("torch")
     cost = torch.from_numpy(rng.normal(size=(4, 5)))
@@ -309,6 +324,7 @@ def test_torch_arrays_get_torch_gradients(rng):
     ("cotangent", "options", "error", "words"),
     [
         ({"F": 1.0}, {}, TypeError, "cotangents are of value, transport_cost, f, g, plan, got"),
+        ({}, {}, ValueError, "must be of some of value, transport_cost, f, g, plan, got none"),
         (np.ones(3), {}, ValueError, r"the cotangent of value must have shape \(\), got \(3,\)"),
         ({"plan": np.ones((3, 2))}, {}, ValueError, r"the cotangent of plan must have shape \(6, 8\)"),
         ({"f": np.ones(6)}, {}, ValueError, "must have the same sum"),

@@ -258,3 +258,14 @@ PLAN, BASES = np.full((2, 3), 1 / 6), np.zeros((1, 2, 3))
 def test_bad_arguments(plan, bases, options, error, text):
     with pytest.raises(error, match=f"inverse_transport: {text}"):
         inverse_transport(plan, bases, **{"eps": 1.0, **options})
+
+
+@pytest.mark.parametrize(
+    ("mass", "size", "eps"), [(1e100, 1, 1), (1e-200, 1, 1), (1, 1e-170, 1), (1, 1e170, 1), (1, 1, 1e200)]
+)
+def test_any_units(mass, size, eps, rng):
+    bases = rng.normal(size=(2, 6, 7))
+    plan = plan_of(bases[0] - 2 * bases[1], masses(rng, 6), masses(rng, 7), 0.5)
+    answer = inverse_transport(plan * mass, bases * size, eps=0.5 * eps, tol=1e-9)
+    assert answer.converged
+    np.testing.assert_allclose(answer.parameters * size / eps, [1, -2], rtol=1e-6)

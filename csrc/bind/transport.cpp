@@ -93,12 +93,13 @@ Answer answer_of(const Doubles& rows, const Doubles& cols, const std::vector<cpu
 
 Answer solve(const Cost& cost, const py::array& a, const py::array& b, Doubles f, Doubles g, const Doubles& eps,
              const Doubles& start, const Doubles& total, const SideTuple& rows, const SideTuple& cols, double mass,
-             double tol, std::int64_t max_iter, bool accelerate, bool single, double patience,
+             double tol, std::int64_t max_iter, bool accelerate, bool single, double patience, double reach,
              const std::optional<std::function<bool(std::int64_t, double)>>& callback) {
   const index_t batch = cost.view.batch;
   Doubles row_marginal = doubles(batch, cost.view.n), col_marginal = doubles(batch, cost.view.m);
   std::vector<cpu::SolveReport> reports(static_cast<std::size_t>(batch));
-  cpu::SolveSettings settings{side_of(rows), side_of(cols), mass, tol, max_iter, accelerate, single, patience, {}};
+  cpu::SolveSettings settings{side_of(rows), side_of(cols), mass,     tol,   max_iter,
+                              accelerate,    single,        patience, reach, {}};
   if (callback)
     settings.callback = [&](index_t iteration, double error) {
       py::gil_scoped_acquire gil;
@@ -203,9 +204,9 @@ py::array cost_rows(const Cost& cost, index_t first, index_t count) {
   return out;
 }
 
-// (least, largest, nan, -inf) for each problem, and which rows and columns have an allowed pair.
+// (least, largest, nan, -inf, +inf) for each problem, and which rows and columns have an allowed pair.
 using Range = std::tuple<py::array_t<double>, py::array_t<double>, py::array_t<bool>, py::array_t<bool>,
-                         py::array_t<bool>, py::array_t<bool>>;
+                         py::array_t<bool>, py::array_t<bool>, py::array_t<bool>>;
 Range cost_range(const Cost& cost) {
   const index_t batch = cost.view.batch;
   std::vector<CostRange> ranges(static_cast<std::size_t>(batch));
@@ -220,15 +221,16 @@ Range cost_range(const Cost& cost) {
   }
   raise_if_interrupted(finished);
   py::array_t<double> least(batch), largest(batch);
-  py::array_t<bool> nan(batch), minus_inf(batch);
+  py::array_t<bool> nan(batch), minus_inf(batch), forbidden(batch);
   for (index_t k = 0; k < batch; ++k) {
     const CostRange& range = ranges[static_cast<std::size_t>(k)];
     least.mutable_at(k) = range.least;
     largest.mutable_at(k) = range.largest;
     nan.mutable_at(k) = range.nan;
     minus_inf.mutable_at(k) = range.least == -HUGE_VAL;
+    forbidden.mutable_at(k) = range.forbidden;
   }
-  return {least, largest, nan, minus_inf, rows, cols};
+  return {least, largest, nan, minus_inf, forbidden, rows, cols};
 }
 
 }  // namespace
@@ -242,7 +244,7 @@ void register_transport(py::module_& m) {
   m.def("transport_solve", &solve, py::arg("cost"), py::arg("a"), py::arg("b"), py::arg("f").noconvert(),
         py::arg("g").noconvert(), py::arg("eps"), py::arg("start"), py::arg("total"), py::arg("rows"), py::arg("cols"),
         py::arg("mass"), py::arg("tol"), py::arg("max_iter"), py::arg("accelerate"), py::arg("single"),
-        py::arg("patience"), py::arg("callback"));
+        py::arg("patience"), py::arg("reach"), py::arg("callback"));
   m.def("transport_marginals", &marginals, py::arg("cost"), py::arg("a"), py::arg("b"), py::arg("f"), py::arg("g"),
         py::arg("eps"), py::arg("total"), py::arg("rows"), py::arg("cols"), py::arg("mass"));
   m.def("transport_semidual", &semidual, py::arg("cost"), py::arg("a"), py::arg("b"), py::arg("f").noconvert(),

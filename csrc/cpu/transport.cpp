@@ -147,9 +147,9 @@ bool solve_transport(const CostView& cost, const Masses& masses, const double* e
       for (bool solved = settings.single;; solved = false) {
         // What float32 has solved is verified first.
         if (!(solved && report.outcome == Outcome::converged) && report.outcome != Outcome::stopped &&
-            !advance(problem, run, tol, memory))
+            report.outcome != Outcome::diverged && !advance(problem, run, tol, memory))
           return false;
-        if (run.level > eps[k]) run.move_to_level(eps[k]);  // stopped on the way down
+        if (run.level > eps[k] && !land(problem, run)) return false;
         if (!verify(problem, run, rows + k * n, cols + k * m)) return false;
         if (report.error <= settings.tol) {
           if (report.outcome != Outcome::stopped) report.outcome = Outcome::converged;

@@ -40,7 +40,7 @@ struct Side {
   double p, q;
 };
 
-enum class Outcome : int { converged, limit, stalled, stopped, handed_over };
+enum class Outcome : int { converged, limit, stalled, stopped, handed_over, diverged };
 
 struct SolveSettings {
   Side rows, cols;
@@ -50,6 +50,7 @@ struct SolveSettings {
   bool accelerate;  // not only Sinkhorn's iteration, and stop where rounding keeps the error from falling
   bool single;      // the first digits in float32, where the cost is
   double patience;  // hand over when more iterations than this seem needed
+  double reach;     // potentials beyond this, in the units of the cost, say that there is no plan
   std::function<bool(index_t iteration, double error)> callback;
 };
 

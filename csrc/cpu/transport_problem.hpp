@@ -192,6 +192,8 @@ class Problem {
             r_out[i + r] = w[r] * rows.sum[r];
             tally.cost += w[r] * rows.cost[r];
             tally.rows += gap(row_side, a_[i + r], rows.sum[r] * now[r], F[i + r]);
+            // A row beyond the range of numbers is not that of any plan.
+            if (F[i + r] - rows.shift[r] > 600.0 && a_[i + r] > 0) tally.rows = HUGE_VAL;
           }
         },
         F);
@@ -499,7 +501,8 @@ class Problem<double, GridCost> {
       std::vector<double> sums = of_cols;
       if (!cost_.log_sum(sums, inv_eps, axis)) return false;
       for (index_t i = 0; i < n_; ++i) {
-        const double sum = std::exp(std::min(F[i] + sums[static_cast<std::size_t>(i)], 690.0));
+        const double exponent = F[i] + sums[static_cast<std::size_t>(i)], sum = std::exp(std::min(exponent, 690.0));
+        if (exponent > 690.0 && a_[i] > 0) residual.rows = HUGE_VAL;
         if (axis != kNone) {
           cost += a_[i] * sum;
           continue;

@@ -210,7 +210,17 @@ struct Run {
       return true;
     }
     report.outcome = Outcome::limit;
+    if (report.iterations % kLookEvery == 0 && (out_of_reach(F) || out_of_reach(G))) {
+      report.outcome = Outcome::diverged;
+      return true;
+    }
     return report.iterations >= settings.max_iter;
+  }
+  static constexpr index_t kLookEvery = 32;
+  bool out_of_reach(const std::vector<double>& potential) const {
+    if (!(settings.reach < HUGE_VAL)) return false;
+    const double most = settings.reach / level;
+    return std::any_of(potential.begin(), potential.end(), [most](double x) { return std::abs(x) > most; });
   }
 };
 
@@ -409,7 +419,7 @@ bool climb(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory)
         step[j] = there.G[j] - here.G[j];
       }
       const double slope = QuasiNewton::dot(here.gradient, step);
-      if (!(slope > 0) && !own) {
+      if (!(slope > 0 && !run.out_of_reach(there.G)) && !own) {
         t = 0;
         continue;
       }
@@ -429,11 +439,51 @@ bool climb(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory)
 }
 
 // All stages at one precision.
+// The potential of the total mass of capped rows, from the other potentials: nothing is known of its size before.
+template <class T, class Cost>
+bool find_cap(Problem<T, Cost>& problem, Run& run) {
+  if (run.settings.rows.kind != Relax::capped) return true;
+  const auto zero = [](double f) { return is_zero(f); };
+  Residual residual;
+  bool in_range;
+  if (std::all_of(run.F.begin(), run.F.end(), zero) &&
+      !problem.update_rows({Relax::exact, 0, 0}, 1 / run.level, run.F.data(), run.G.data(), residual, in_range))
+    return false;
+  double largest = -HUGE_VAL;
+  for (std::size_t i = 0; i < run.F.size(); ++i)
+    if (run.a[i] > 0) largest = std::max(largest, run.F[i]);
+  run.cap = std::isfinite(largest) ? largest * run.level : 0;
+  return true;
+}
+
+// The answer of work that ended on the way down in eps: rows that are right for the columns' potentials.
+template <class Cost>
+bool land(Problem<double, Cost>& problem, Run& run) {
+  run.move_to_level(run.eps);
+  const bool capped = run.settings.rows.kind == Relax::capped;
+  const Relaxation rows = capped ? Relaxation{Relax::exact, 0, 0} : scaled(run.settings.rows, run.eps);
+  Residual residual;
+  bool in_range;
+  if (!problem.update_rows(rows, 1 / run.eps, run.F.data(), run.G.data(), residual, in_range)) return false;
+  if (!capped) return true;
+  double total = 0, largest = -HUGE_VAL;
+  for (std::size_t i = 0; i < run.F.size(); ++i) total += run.a[i];
+  for (std::size_t i = 0; i < run.F.size(); ++i) {
+    run.F[i] += std::log(run.settings.mass / total);
+    if (run.a[i] > 0) largest = std::max(largest, run.F[i]);
+  }
+  run.cap = largest * run.eps;
+  return true;
+}
+
 template <class T, class Cost>
 bool advance(Problem<T, Cost>& problem, Run& run, double tol, QuasiNewton& memory) {
   if (run.report.iterations >= run.settings.max_iter) return true;
+  if (run.report.iterations == 0 && !find_cap(problem, run)) return false;
   if (run.level > run.eps && (!anneal(problem, run) || run.level > run.eps)) return !work_stopped();
-  if (run.report.outcome == Outcome::stopped || run.report.iterations >= run.settings.max_iter) return true;
+  if (run.report.outcome == Outcome::stopped || run.report.outcome == Outcome::diverged ||
+      run.report.iterations >= run.settings.max_iter)
+    return true;
   if (!run.settings.accelerate || is_free(run.settings.rows) || is_free(run.settings.cols))
     return iterate(problem, run, tol, HUGE_VAL);
   constexpr double kFew = 10;

@@ -11,9 +11,18 @@ import numpy as np
 
 from .._backend import Array, backend_of, refuse_cuda, to_numpy
 from .._errors import ConvergenceWarning
-from .._progress import check_callback
+from .._progress import check_callback, is_stop
+from ._bridge import log_minus
 from ._geometry import Geometry, Grid, PointCloud, as_geometry, as_masses, batched_masses, points_array, repeated
-from ._sinkhorn import check_constraints, check_eps, check_library, check_max_iter, check_tol, solve
+from ._sinkhorn import (
+    check_constraints,
+    check_eps,
+    check_library,
+    check_max_iter,
+    check_resolution,
+    check_tol,
+    solve,
+)
 
 _RATIO, _ITERATIONS = 0.5, 10  # of the annealing: each eps half of the last, and so many iterations at it
 
@@ -79,14 +88,14 @@ class _Iteration:
         with np.errstate(over="ignore"):
             marginal = np.exp(np.minimum(self.u + of_v, 600.0))
         error = float(np.abs(marginal - np.exp(self.log_a)).sum(axis=1).max())
-        self.u = self.log_a - of_v
+        self.u = log_minus(self.log_a, of_v)
         of_u = self._log_product(self.many, self.u, eps)
         p = self.d + self.mix @ of_u
         p -= np.logaddexp.reduce(p)
-        self.v = p - of_u
+        self.v = log_minus(np.broadcast_to(p, of_u.shape), of_u)
         error = max(error, float(np.abs(np.exp(p) - np.exp(self.p)).sum()))
         if self.debiased:
-            self.d = 0.5 * (self.d + p - self._log_product(self.one, self.d[None], eps)[0])
+            self.d = 0.5 * (self.d + log_minus(p, self._log_product(self.one, self.d[None], eps)[0]))
         self.p = p
         return error
 
@@ -173,6 +182,7 @@ def barycenter(
     if geometry.y is None and geometry.metric != "grid" and not np.array_equal(geometry.x[0], geometry.x[0].T):
         raise ValueError(f"{func}: `cost` must be symmetric")
     check_library(func, geometry, weights=weights, mix=mix)
+    check_resolution(func, geometry, regularisation)
     array = to_numpy(func, "weights", weights)
     if array.ndim != 2 or array.shape[0] == 0:
         raise ValueError(f"{func}: `weights` must have shape (K, {geometry.n}), got {array.shape}")
@@ -181,6 +191,9 @@ def barycenter(
     if not totals.all():
         raise ValueError(f"{func}: `weights` must have mass in every row, got only zeros in row {int(totals.argmin())}")
     coefficients = _check_mix(func, mix, len(masses))
+    part = coefficients > 0
+    masses, totals, coefficients = masses[part], totals[part], coefficients[part]
+    _check_reach(func, geometry, masses)
     with np.errstate(divide="ignore"):
         iteration = _Iteration(geometry, np.log(masses / totals), coefficients, bool(debiased))
     level, at_level, error = max(regularisation, float(geometry.span[0])), 0, np.inf
@@ -188,7 +201,7 @@ def barycenter(
     while done < limit and not stopped:
         error = iteration.step(level)
         done += 1
-        stopped = callback is not None and callback(done, error) is True
+        stopped = callback is not None and is_stop(callback(done, error))
         at_level += 1
         if level > regularisation:
             if at_level >= _ITERATIONS:
@@ -202,6 +215,15 @@ def barycenter(
         _warn(func, error, tolerance, "the callback stopped it" if stopped else f"raise max_iter (now {limit}) or eps")
     wrap = geometry.backend.wrap
     return Barycenter(wrap(np.exp(iteration.p).astype(geometry.dtype)), None, error, done, converged)
+
+
+def _check_reach(func: str, geometry: Geometry, masses: np.ndarray) -> None:
+    """Some point can get mass from every input."""
+    if geometry.metric or np.isfinite(geometry.x).all():
+        return
+    allowed = np.isfinite(geometry.x[0])
+    if not ((masses > 0).astype(float) @ allowed).all(axis=0).any():
+        raise ValueError(f"{func}: the forbidden pairs of `cost` leave no point that all `weights` can reach")
 
 
 def _warn(func: str, error: float, tol: float, advice: str) -> None:
@@ -305,7 +327,7 @@ def free_support_barycenter(
             raise ValueError(f"{func}: `clouds[{k}]` must have shape (n, {points.shape[-1]}), got {target.shape}")
     own = as_masses(func, "masses", masses, len(points))
     own = own / own.sum()
-    given = weights or [None] * len(targets)
+    given = [None] * len(targets) if weights is None else weights
     held = [as_masses(func, f"weights[{k}]", w, len(t)) for k, (w, t) in enumerate(zip(given, targets, strict=True))]
     held = [h / h.sum() for h in held]
     coefficients = _check_mix(func, mix, len(targets))
@@ -316,6 +338,7 @@ def free_support_barycenter(
 
     def image(k: int, y: np.ndarray, mass: np.ndarray) -> np.ndarray:
         geometry = as_geometry(func, PointCloud(points, y))
+        check_resolution(func, geometry, regularisation)
         kept = potentials[k]
         solution, _ = solve(
             func,
@@ -337,9 +360,9 @@ def free_support_barycenter(
         images = [image(k, y, mass) for k, (y, mass) in enumerate(zip(targets, held, strict=True))]
         mean = np.einsum("k,kid->id", coefficients, np.stack(images))
         change = mean - (image(len(targets), points, own) if debiased else points)
-        points = points + change
+        points = points + np.where(own[:, None] > 0, change, 0.0)  # nothing holds a point without mass
         move = float(np.sqrt(own @ (change**2).sum(axis=1))) / size
-        stopped = callback is not None and callback(done, move) is True
+        stopped = callback is not None and is_stop(callback(done, move))
         if stopped or move <= tolerance:
             break
     if move > tolerance:

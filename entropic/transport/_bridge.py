@@ -54,9 +54,9 @@ def _log(masses: np.ndarray) -> np.ndarray:
     return logs
 
 
-def _minus(log_mass: np.ndarray, message: np.ndarray) -> np.ndarray:
+def log_minus(log_mass: np.ndarray, message: np.ndarray) -> np.ndarray:
     """Their difference; -inf without mass, whether or not a path leads there."""
-    difference = np.full(log_mass.size, -np.inf)
+    difference = np.full(np.broadcast_shapes(log_mass.shape, message.shape), -np.inf)
     np.subtract(log_mass, message, where=log_mass > -np.inf, out=difference)
     return difference
 
@@ -130,7 +130,7 @@ class _Stretch:
     def end(self, f: np.ndarray, eps: float) -> np.ndarray:
         start = _log(self.source)
         start[self.held] += f / eps
-        return _minus(_log(self.target), _push(start, self.steps, eps))
+        return log_minus(_log(self.target), _push(start, self.steps, eps))
 
     def change(self, f: np.ndarray, eps: float) -> np.ndarray:
         """Sinkhorn's step: what makes the row sums the source while `end` stays."""
@@ -461,8 +461,8 @@ def _assemble(
     for (s, t), stretch in zip(pairwise(times), stretches, strict=True):
         phi[s][stretch.held] += stretch.f / eps
         phi[t] = stretch.end(stretch.f, eps)
-    phi[first] = _minus(phi[first], _push(np.zeros(phi[0].size), steps[:first], eps))
-    phi[last] = _minus(phi[last], _pull(steps[last:], np.zeros(phi[-1].size), eps))
+    phi[first] = log_minus(phi[first], _push(np.zeros(phi[0].size), steps[:first], eps))
+    phi[last] = log_minus(phi[last], _pull(steps[last:], np.zeros(phi[-1].size), eps))
     return phi
 
 

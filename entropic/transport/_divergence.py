@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _core
 from .._backend import Array
-from .._progress import check_callback
+from .._progress import check_callback, is_stop
 from ._geometry import Grid, PointCloud, as_geometry, batched_masses
 from ._sinkhorn import (
     SinkhornResult,
@@ -22,6 +22,7 @@ from ._sinkhorn import (
     check_library,
     check_masses,
     check_max_iter,
+    check_resolution,
     check_tol,
     solve,
     warn_if_short,
@@ -48,7 +49,10 @@ class SinkhornDivergence:
     @property
     def converged(self) -> Any:
         """Have all three problems reached the tolerance?"""
-        return self.xy.converged & self.xx.converged & self.yy.converged
+        reached = np.logical_and.reduce(
+            np.broadcast_arrays(*(np.asarray(part.converged) for part in (self.xy, self.xx, self.yy)))
+        )
+        return self.xy._solution.geometry.backend.wrap(reached[()])
 
     @property
     def marginal_error(self) -> Any:
@@ -148,20 +152,19 @@ def sinkhorn_divergence(
     check_callback(func, callback)
     constraints = check_constraints(func, rho, "kl", None)
     strengths = constraints.rho
-    watch = None if callback is None else lambda iteration, error: callback(iteration, error) is True
+    watch = None if callback is None else lambda iteration, error: is_stop(callback(iteration, error))
     cross = as_geometry(func, PointCloud(x, y, metric))
     check_library(func, cross, a=a, b=b)
+    check_resolution(func, cross, regularisation)
     masses_a, masses_b = check_masses(func, cross, constraints, a, b)
-    cloud = cross.cloud
-    assert cloud is not None
     sides = (
         (cross, constraints, masses_a, masses_b),
-        (as_geometry(func, PointCloud(cloud.x, cloud.x, metric)), _of(func, strengths[0]), masses_a, masses_a),
-        (as_geometry(func, PointCloud(cloud.y, cloud.y, metric)), _of(func, strengths[1]), masses_b, masses_b),
+        (as_geometry(func, PointCloud(x, x, metric)), _of(func, strengths[0]), masses_a, masses_a),
+        (as_geometry(func, PointCloud(y, y, metric)), _of(func, strengths[1]), masses_b, masses_b),
     )
     values, results = [], []
     for geometry, own, mass_rows, mass_cols in sides:
-        problems = cross.problems // geometry.problems  # a cloud that all problems share has one self term...
+        problems = cross.problems // max(1, geometry.problems)  # a cloud that all problems share has one self term...
         rows, cols = (_first_of_shared(mass, problems) for mass in (mass_rows, mass_cols))
         if len(rows) != geometry.problems:  # ...unless its masses differ
             geometry = as_geometry(func, _spread(geometry.cloud, cross.batch, metric))
@@ -245,6 +248,7 @@ def semidual(
     constraints = check_constraints(func, None, "kl", None)
     geometry = as_geometry(func, cost)
     check_library(func, geometry, a=a, b=b, g=g)
+    check_resolution(func, geometry, regularisation)
     masses_a, masses_b = check_masses(func, geometry, constraints, a, b)
     potential = np.ascontiguousarray(_potential(func, g, geometry.batch, geometry.m))
     eps_array = np.full(geometry.problems, regularisation)

@@ -20,6 +20,9 @@ _METRICS = {
     "cosine": (1, 0.5),  # of unit vectors: |x - y|^2 / 2 = 1 - cos, without its cancellation at small angles
 }
 
+# How costs grow with the points.
+_DEGREES = {"dot": 2, "sqeuclidean": 2, "euclidean": 1, "manhattan": 1, "cosine": 0}
+
 
 def float_array(func: str, name: str, x: Array) -> np.ndarray:
     """A real array as float32 or float64 in native order; other types become float64, halves float32."""
@@ -84,7 +87,7 @@ class PointCloud:
         func = "PointCloud"
         self.backend = backend_of(func, x=x, y=y)
         refuse_cuda(func, self.backend, "x")
-        if metric not in _METRICS:
+        if not isinstance(metric, str) or metric not in _METRICS:
             raise ValueError(f"{func}: `metric` must be one of {', '.join(sorted(_METRICS))}, got {metric!r}")
         self.metric = metric
         self.x, self.y = points_array(func, "x", x), points_array(func, "y", y)
@@ -205,8 +208,12 @@ class Geometry:
     """Stored costs (B, n, m), or points (B, n, d)."""
     y: np.ndarray | None = None
     metric: str = ""
+    scale: float = 1.0
+    """Factor of the metric."""
     row_allowed: np.ndarray | None = None
     col_allowed: np.ndarray | None = None
+    forbidding: bool = False
+    """Are there forbidden pairs?"""
     cloud: PointCloud | None = field(default=None)
 
     @property
@@ -243,8 +250,8 @@ class Geometry:
         y = self.y if whole or self.y is None else self.y[which]
         if self.y is None:
             return _core.TransportCost(x.astype(np.float64, copy=False), None, 0, 1.0)
-        metric, scale = _METRICS[self.metric]
-        return _core.TransportCost(_adjacent(x, np.float64), _adjacent(y, np.float64), metric, scale)
+        metric, _ = _METRICS[self.metric]
+        return _core.TransportCost(_adjacent(x, np.float64), _adjacent(y, np.float64), metric, self.scale)
 
     def cost_rows(self, first: int, count: int) -> np.ndarray:
         """Rows of the costs (B, count, m)."""
@@ -273,31 +280,43 @@ def _flat(x: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(x, (*batch, *x.shape[-2:])).reshape(-1, *x.shape[-2:])
 
 
-def _box_span(x: np.ndarray, y: np.ndarray, metric: str) -> np.ndarray:
-    """A bound of the cost's range from the bounding box of each problem's points."""
+def _box_span(x: np.ndarray, y: np.ndarray, metric: str, scale: float) -> np.ndarray:
+    """A bound of the cost's range from the bounding box of each problem's points, for costs multiplied by scale."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     if metric == "dot":
         size: np.ndarray = np.linalg.norm(x, axis=-1).max(axis=-1) * np.linalg.norm(y, axis=-1).max(axis=-1)
-        return 2 * size
+        return 2 * abs(scale) * size
     widths: np.ndarray = np.maximum(x.max(-2), y.max(-2)) - np.minimum(x.min(-2), y.min(-2))
     if metric == "manhattan":
-        return np.asarray(widths.sum(-1))
+        return np.asarray(scale * widths.sum(-1))
     squares = np.asarray((widths**2).sum(-1))
-    return np.sqrt(squares) if metric == "euclidean" else squares * _METRICS[metric][1]
+    return scale * (np.sqrt(squares) if metric == "euclidean" else squares)
 
 
 def _point_geometry(func: str, cloud: PointCloud) -> Geometry:
     x, y = cloud.x, cloud.y
     if cloud.metric == "cosine":
         x, y = unit_vectors(func, "x", x), unit_vectors(func, "y", y)
+    metric, scale = _METRICS[cloud.metric]
+    exponent = _exponent(x, y, cloud.dtype)
+    if exponent:
+        x, y = np.ldexp(x, -exponent), np.ldexp(y, -exponent)
+        with np.errstate(over="ignore"):
+            scale = float(np.ldexp(scale, _DEGREES[cloud.metric] * exponent))
     x = _adjacent(_flat(x, cloud.batch), cloud.dtype)
     y = _adjacent(_flat(y, cloud.batch), cloud.dtype)
-    metric, scale = _METRICS[cloud.metric]
     core = _core.TransportCost(x, y, metric, scale)
     return Geometry(
-        core, cloud.backend, cloud.batch, x.shape[1], y.shape[1], cloud.dtype, _box_span(x, y, cloud.metric),
-        x, y, cloud.metric, cloud=cloud,
+        core, cloud.backend, cloud.batch, x.shape[1], y.shape[1], cloud.dtype, _box_span(x, y, cloud.metric, scale),
+        x, y, cloud.metric, scale, cloud=cloud,
     )  # fmt: skip
+
+
+def _exponent(x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> int:
+    """Power of two by which points are divided whose squares would leave their type's range; 0 for all others."""
+    largest = max(float(np.abs(p).max(initial=0.0)) for p in (x, y))
+    usual = 1e15 if dtype == np.float32 else 1e100
+    return 0 if largest == 0 or 1 / usual < largest < usual else int(np.frexp(largest)[1])
 
 
 def _stored_geometry(func: str, cost: Array) -> Geometry:
@@ -315,13 +334,16 @@ def _stored_geometry(func: str, cost: Array) -> Geometry:
     if (m > 1 and flat.strides[-1] != flat.itemsize) or not flat.flags.aligned:
         flat = np.ascontiguousarray(flat)
     core = _core.TransportCost(flat, None, 0, 1.0)
-    least, largest, nan, minus_inf, rows, cols = _core.transport_cost_range(core)
+    least, largest, nan, minus_inf, forbidden, rows, cols = _core.transport_cost_range(core)
     if nan.any():
         raise ValueError(f"{func}: `cost` must not contain nan")
     if minus_inf.any():
         raise ValueError(f"{func}: `cost` must not contain -inf; +inf forbids a pair")
     span = np.minimum(np.where(largest >= least, largest - least, 0.0), 1e300)
-    return Geometry(core, backend, batch, n, m, c.dtype, span, flat, row_allowed=rows, col_allowed=cols)
+    return Geometry(
+        core, backend, batch, n, m, c.dtype, span, flat, row_allowed=rows, col_allowed=cols,
+        forbidding=bool(forbidden.any()),
+    )  # fmt: skip
 
 
 def _grid_geometry(grid: Grid) -> Geometry:
@@ -351,8 +373,8 @@ def repeated(geometry: Geometry, count: int) -> Geometry:
     if geometry.y is None:
         return replace(geometry, core=_core.TransportCost(x, None, 0, 1.0), batch=batch, x=x)
     y = np.broadcast_to(geometry.y, (count, *geometry.y.shape[1:]))
-    metric, scale = _METRICS[geometry.metric]
-    return replace(geometry, core=_core.TransportCost(x, y, metric, scale), batch=batch, x=x, y=y)
+    metric, _ = _METRICS[geometry.metric]
+    return replace(geometry, core=_core.TransportCost(x, y, metric, geometry.scale), batch=batch, x=x, y=y)
 
 
 def as_masses(func: str, name: str, masses: Array | None, n: int) -> np.ndarray:
@@ -365,8 +387,8 @@ def as_masses(func: str, name: str, masses: Array | None, n: int) -> np.ndarray:
 
 def rounding_of_totals(*masses: np.ndarray | None) -> float:
     """How far apart, relatively, totals may be that are meant to be equal: by the rounding of the narrowest type."""
-    narrow = any(x is not None and x.dtype.kind not in "biu" and x.dtype.itemsize < 8 for x in masses)
-    return 1e-5 if narrow else 1e-8
+    sizes = [x.dtype.itemsize for x in masses if x is not None and x.dtype.kind not in "biu"]
+    return {2: 1e-2, 4: 1e-5}.get(min(sizes, default=8), 1e-8)
 
 
 def batched_masses(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -293,7 +294,12 @@ def inverse_transport(
         raise ValueError(f"{func}: `penalty` must be at least 0 and finite, got {penalty!r}")
     check_callback(func, callback)
     masses, base_arrays, backend = _read(func, plan, bases)
-    objective = _Objective(*_without_empty(masses, base_arrays), eps, penalty)
+    units = _Units.of(masses, base_arrays, eps)
+    with np.errstate(over="ignore", under="ignore"):
+        scaled_penalty = float(np.ldexp(penalty, -units.total - units.bases))
+    scaled = tuple(np.ldexp(x.astype(np.float64), -e) for x, e in zip(base_arrays, units.each, strict=True))
+    scaled_plan = np.ldexp(masses.astype(np.float64), -units.total)
+    objective = _Objective(*_without_empty(scaled_plan, scaled), float(np.ldexp(eps, -units.eps)), scaled_penalty)
 
     point = objective.at(np.zeros(objective.observed.shape), _inner_tol(1.0, tol))
     recent = deque([point.objective], maxlen=_MEMORY)
@@ -318,14 +324,42 @@ def inverse_transport(
             stacklevel=2,
         )
     dtype = np.result_type(masses, *base_arrays)
+    with np.errstate(over="ignore", under="ignore"):  # parameters that the type cannot hold
+        parameters = np.ldexp(point.theta, units.eps - units.bases).astype(dtype)
+        cost = np.ldexp(_cost(point.theta, scaled), units.eps).astype(dtype)
+        value = float(np.ldexp(point.objective, units.total + units.eps)) - units.entropy(masses, eps)
     return InverseTransport(
-        parameters=backend.wrap(point.theta.astype(dtype)),
-        cost=backend.wrap(_cost(point.theta, base_arrays).astype(dtype)),
-        value=point.objective,
+        parameters=backend.wrap(parameters),
+        cost=backend.wrap(cost),
+        value=value,
         gradient_norm=point.residual,
         n_iter=n_iter,
         converged=point.residual <= tol,
     )
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Powers of two in which the total mass, each array of bases and eps are about 1, so that no square overflows."""
+
+    total: int
+    each: tuple[int, ...]
+    eps: int
+
+    @property
+    def bases(self) -> int:
+        return sum(self.each)
+
+    def entropy(self, masses: np.ndarray, eps: float) -> float:
+        """By how much ``eps KL(P | a b^T)`` is more than linear in the mass: a b^T grows by its square."""
+        total = float(masses.sum(dtype=np.float64))
+        return eps * total * (total - math.ldexp(total, -self.total) - self.total * math.log(2))
+
+    @classmethod
+    def of(cls, masses: np.ndarray, bases: tuple[np.ndarray, ...], eps: float) -> _Units:
+        each = tuple(int(np.frexp(np.abs(x).max(initial=0.0))[1]) for x in bases)
+        largest = int(np.frexp(masses.max())[1])
+        return cls(largest, each, int(np.frexp(eps)[1]))
 
 
 def _read(func: str, plan: Array, bases: Any) -> tuple[np.ndarray, tuple[np.ndarray, ...], Backend]:

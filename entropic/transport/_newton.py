@@ -98,16 +98,22 @@ def _direction(p: Problems, here: _Point, ridge: np.ndarray) -> np.ndarray:
 
 
 def newton(
-    p: Problems, f: np.ndarray, g: np.ndarray, tol: float, watch: Callable[[int, float], bool] | None, done: int
+    p: Problems,
+    f: np.ndarray,
+    g: np.ndarray,
+    tol: float,
+    watch: Callable[[int, float], bool] | None,
+    done: int,
+    most: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Potentials at which the columns' error is at most `tol`, or the best that was reached, and passes per problem."""
+    """Potentials at which the columns' error is at most `tol`, or the best in `most` passes, and passes per problem."""
     here = _Point(p, f, g)
     ridge = np.full(len(g), 1e-3)
     alive = here.error > tol
     passes = np.ones(len(g), np.int64)
     crawled = np.zeros(len(g), np.int64)
     for _ in range(_MAX_STEPS):
-        if not alive.any():
+        if not alive.any() or passes.max() >= most:
             break
         try:
             step = _direction(p, here, np.maximum(ridge * here.error, _LEAST_RIDGE))
@@ -121,7 +127,7 @@ def newton(
             ridge = np.where(slope > 0, ridge, np.maximum(100 * ridge, _LEAST_RIDGE / here.error))
             continue
         length = np.where(alive, 1.0, 0.0)
-        for _ in range(_MAX_HALVINGS):
+        for _ in range(max(1, min(_MAX_HALVINGS, most - int(passes.max())))):
             there = _Point(p, here.f, here.g + length[:, None] * step)
             passes += alive
             gains = there.value >= here.value + 1e-4 * length * slope

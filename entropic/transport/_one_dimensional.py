@@ -95,6 +95,27 @@ def _cumulative(masses: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(sums + np.cumsum(lost, axis=-1), axis=-1)
 
 
+def _joined(ends: np.ndarray, from_a: np.ndarray) -> np.ndarray:
+    """Ascending steps, of which those that differ by rounding alone are one: stray mass would travel any distance.
+
+    Long chains of small masses are not: of them a step of each side, next to each other, are one.
+    """
+    gap = np.diff(ends, axis=-1, prepend=-1.0)
+    apart = gap > 8 * _EPS * ends
+    index = np.arange(ends.shape[-1])
+    first = np.maximum.accumulate(np.where(apart, index, 0), axis=-1)
+    is_last = np.concatenate([apart[..., 1:], np.ones_like(apart[..., :1])], axis=-1)
+    last = np.minimum.accumulate(np.where(is_last, index, ends.shape[-1])[..., ::-1], axis=-1)[..., ::-1]
+    start, stop = np.take_along_axis(ends, first, axis=-1), np.take_along_axis(ends, last, axis=-1)
+    same_side = from_a == np.concatenate([from_a[..., :1], from_a[..., :-1]], axis=-1)
+    gap = np.where(apart | same_side, np.inf, gap)
+    edge = np.full_like(gap[..., :1], np.inf)
+    before, after = np.concatenate([edge, gap[..., :-1]], axis=-1), np.concatenate([gap[..., 1:], edge], axis=-1)
+    pair = (gap < before) & (gap <= after)
+    paired = np.where(pair, np.concatenate([ends[..., :1], ends[..., :-1]], axis=-1), ends)
+    return np.where(stop - start <= 64 * _EPS * stop, start, paired)
+
+
 def _staircase(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ranks i and j and the width of each segment of the coupling of masses a (..., n) and b (..., m)."""
     # Powers of two keep the products in range and change no digit: integer masses are merged exactly.
@@ -106,10 +127,7 @@ def _staircase(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     ends = np.concatenate([np.broadcast_to(s, (*rows, s.shape[-1])) for s in (steps_a, steps_b)], axis=-1)
     order = np.argsort(ends, axis=-1, kind="stable")
     ends = np.take_along_axis(ends, order, axis=-1)
-    # Steps that differ by rounding alone are one step: stray mass between them would travel any distance.
-    apart = np.diff(ends, axis=-1, prepend=-1.0) > 8 * _EPS * ends
-    first = np.maximum.accumulate(np.where(apart, np.arange(ends.shape[-1]), 0), axis=-1)
-    ends = np.take_along_axis(ends, first, axis=-1)
+    ends = _joined(ends, order < steps_a.shape[-1])
     zero = np.zeros((*rows, 1), np.intp)
     i = np.concatenate([zero, np.cumsum(order < steps_a.shape[-1], axis=-1)], axis=-1)
     total = total_a * total_b

@@ -20,7 +20,7 @@ import numpy as np
 
 from .._backend import Array, Backend, to_numpy
 from .._vjp import Pullback, cotangent_of, rule_for, unbroadcast
-from ..logits._functions import cast
+from ..logits._functions import cast, float_dtype
 from ._divergence import sinkhorn_divergence
 from ._geometry import unit_vectors
 from ._newton import solve_hessian
@@ -64,8 +64,9 @@ class _Gradients:
         return total.reshape(*geometry.batch, geometry.n, geometry.m)
 
 
-def _deliver(backend: Backend, grad: np.ndarray, dtype: np.dtype) -> Any:
-    return backend.wrap(cast(grad, dtype if dtype.kind == "f" else np.dtype(np.float64)))
+def _deliver(backend: Backend, grad: np.ndarray, given: np.ndarray) -> Any:
+    """The gradient in the float type and the shape of what was given; points (n,) count as (n, 1) until here."""
+    return backend.wrap(cast(grad, float_dtype(given)).reshape(given.shape))
 
 
 # ---- points ----------------------------------------------------------------------------------------------------------
@@ -274,6 +275,8 @@ def _read_cotangents(s: Solution, cotangent: Any) -> dict[str, np.ndarray]:
     g = s.geometry
     shapes = {"value": (), "transport_cost": (), "f": (g.n,), "g": (g.m,), "plan": (g.n, g.m)}
     named = cotangent if isinstance(cotangent, dict) else {"value": cotangent}
+    if not named:
+        raise ValueError(f"pullback of sinkhorn: cotangents must be of some of {', '.join(shapes)}, got none")
     unknown = set(named) - set(shapes)
     if unknown:
         raise TypeError(f"pullback of sinkhorn: cotangents are of {', '.join(shapes)}, got {sorted(unknown)}")
@@ -296,7 +299,7 @@ def _of_rest(
             found.append(None)
         else:
             array = to_numpy("vjp", name, given[name])
-            found.append(_deliver(backend, by_mass(name, array.shape), array.dtype))
+            found.append(_deliver(backend, by_mass(name, array.shape), array))
     return found
 
 
@@ -310,10 +313,10 @@ def _sinkhorn_rule(cost: Any, *masses: Array | None, wrt: tuple[str, ...] = (), 
     def by_cost(grads: _Gradients) -> Any:
         if cloud is not None:
             pair = grads.of_points((cloud.x.shape, cloud.y.shape))
-            return tuple(_deliver(backend, x, p.dtype) for x, p in zip(pair, (cloud.x, cloud.y), strict=True))
+            return tuple(_deliver(backend, x, p) for x, p in zip(pair, (cloud.x, cloud.y), strict=True))
         if s.geometry.metric == "grid":
             return None
-        return _deliver(backend, grads.of_costs(), to_numpy("vjp", "cost", cost).dtype)
+        return _deliver(backend, grads.of_costs(), to_numpy("vjp", "cost", cost))
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         parts = _read_cotangents(s, cotangent)
@@ -364,7 +367,8 @@ def _divergence_rule(
             total: np.ndarray = np.sum(parts, axis=0)
             return total
 
-        pair = (_deliver(geometry.backend, x, p.dtype) for x, p in zip(points, (cloud.x, cloud.y), strict=True))
+        given_points = (to_numpy("vjp", name, p) for name, p in (("x", x), ("y", y)))
+        pair = (_deliver(geometry.backend, grad, p) for grad, p in zip(points, given_points, strict=True))
         names = [*"ab"[: len(masses)], *wrt]
         return *pair, *_of_rest(names, given, geometry.backend, by_eps, by_mass)
 

@@ -15,12 +15,21 @@ from .. import _core
 from .._backend import Array, backend_of, library_of, refuse_cuda, to_numpy
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
-from ._geometry import Geometry, Grid, PointCloud, as_geometry, batched_masses, points_array, rounding_of_totals
+from ._geometry import (
+    Geometry,
+    Grid,
+    PointCloud,
+    as_geometry,
+    batched_masses,
+    float_array,
+    points_array,
+    rounding_of_totals,
+)
 from ._newton import Problems, newton
 
 # The order of Relax and Outcome in csrc.
 _EXACT, _KL, _TV, _RANGE, _CAPPED = range(5)
-_CONVERGED, _LIMIT, _STALLED, _STOPPED, _HANDED_OVER = range(5)
+_CONVERGED, _LIMIT, _STALLED, _STOPPED, _HANDED_OVER, _DIVERGED = range(6)
 
 _NEWTON_ROUNDS = 5
 
@@ -31,7 +40,10 @@ Side = tuple[int, float, float]
 def check_number(func: str, name: str, x: Any) -> float:
     if isinstance(x, bool | np.bool_) or not isinstance(x, int | float | np.integer | np.floating):
         raise TypeError(f"{func}: `{name}` must be a number, got {x!r}")
-    return float(x)
+    try:
+        return float(x)
+    except OverflowError:
+        raise ValueError(f"{func}: `{name}` must be in the range of float64, got {x!r}") from None
 
 
 def check_eps(func: str, eps: Any) -> float:
@@ -57,7 +69,17 @@ def check_max_iter(func: str, max_iter: Any, default: int) -> int:
         raise TypeError(f"{func}: `max_iter` must be an integer or None, got {max_iter!r}") from None
     if value < 1:
         raise ValueError(f"{func}: `max_iter` must be at least 1, got {value}")
-    return value
+    return min(value, 2**31 - 1)
+
+
+def check_resolution(func: str, geometry: Geometry, eps: float) -> None:
+    """Float64 can tell costs apart that differ by eps."""
+    if not np.isfinite(geometry.span).all():
+        raise ValueError(f"{func}: the costs overflow float64; scale the points down")
+    if (eps < 1e-14 * geometry.span).any():
+        raise ValueError(
+            f"{func}: `eps` must be at least 1e-14 of the cost's range, which float64 can tell, got {eps!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -217,7 +239,8 @@ class SinkhornResult:
         return self._solution.barycentric_map(y)
 
     def potential_at(self, x_new: Array) -> Any:
-        """The source potential at new points: ``-eps log sum_j b_j exp((g_j - c(x, y_j)) / eps)``.
+        """The source potential at new points: ``-eps log sum_j b_j exp((g_j - c(x, y_j)) / eps)``, relaxed as those of
+        the sources are.
 
         Needs a :class:`PointCloud`. For `x_new` of shape (p, d), or (..., p, d) for a batch, returns (p,).
         """
@@ -233,8 +256,8 @@ class SinkhornResult:
     def rounded(self) -> Any:
         """A plan with the prescribed marginals exactly (to rounding), near this one (Altschuler, Weed and Rigollet).
 
-        Rows, then columns, that have too much are scaled down, and what is missing is added as a product. Balanced
-        problems only; dense, (n, m).
+        Rows, then columns, that have too much are scaled down, and what is missing is added as a product, forbidden
+        pairs left out (their share stays missing). Balanced problems only; dense, (n, m).
         """
         return self._solution.deliver(self._solution.rounded(), keep=True)
 
@@ -301,15 +324,15 @@ class Solution:
         if axis not in (0, 1):
             raise ValueError(f"{func}: `axis` must be 0 or 1, got {axis!r}")
         geometry = self.geometry
-        backend_of(func, v=v)
-        array = to_numpy(func, "v", v)
+        check_library(func, geometry, v=v)
+        array = float_array(func, "v", v)
         length = geometry.m if axis == 1 else geometry.n
         ndim = len(geometry.batch)
         vector = array.ndim == ndim + 1
         if array.shape[: ndim + 1] != (*geometry.batch, length) or array.ndim > ndim + 2:
             wanted = "".join(f"{n}, " for n in geometry.batch) + str(length)
             raise ValueError(f"{func}: `v` must have shape ({wanted},) or ({wanted}, k), got {array.shape}")
-        wide = array.astype(np.float64).reshape(geometry.problems, length, -1)
+        wide = array.astype(np.float64).reshape(geometry.problems, length, 1 if vector else array.shape[-1])
         out = self.product(np.ascontiguousarray(wide.transpose(0, 2, 1)), axis == 0).transpose(0, 2, 1)
         out = np.ascontiguousarray(out.astype(geometry.dtype))
         return self.deliver(out[:, :, 0] if vector else out)
@@ -322,9 +345,10 @@ class Solution:
     def barycentric_map(self, y: Array | None) -> Any:
         func = "barycentric_map"
         if y is None:
-            y = self._cloud(func).y
-        points = to_numpy(func, "y", y)
+            y = self.geometry.backend.wrap(self._cloud(func).y)
         geometry = self.geometry
+        check_library(func, geometry, y=y)
+        points = float_array(func, "y", y)
         shape = (geometry.m, points.shape[-1] if points.ndim else 0)
         if points.ndim < 2 or points.shape[-2] != geometry.m or points.shape[:-2] not in ((), geometry.batch):
             raise ValueError(f"{func}: `y` must have shape ({geometry.m}, d), got {points.shape}")
@@ -345,7 +369,7 @@ class Solution:
     def at_points(self, func: str, x_new: Array) -> Solution:
         """The same target side seen from new source points, each with unit mass and its own potential."""
         cloud = self._cloud(func)
-        backend_of(func, x_new=x_new)
+        check_library(func, self.geometry, x_new=x_new)
         new = points_array(func, "x_new", x_new)
         geometry = as_geometry(func, PointCloud(new.astype(cloud.dtype), cloud.y, cloud.metric))
         geometry = replace(geometry, backend=self.geometry.backend)
@@ -358,7 +382,11 @@ class Solution:
 
     def potential_at(self, x_new: Array) -> Any:
         seen = self.at_points("potential_at", x_new)
-        return seen.deliver(seen.f)
+        if self.constraints.mass is not None:
+            f = np.minimum(seen.f, np.where(self.a > 0, self.f, -np.inf).max(axis=1, keepdims=True))
+        else:
+            f = relaxed(self.constraints.rows, seen.f, self.eps)
+        return seen.deliver(f)
 
     def map_at(self, x_new: Array) -> Any:
         func = "map_at"
@@ -387,6 +415,7 @@ class Solution:
         total = lack_rows.sum(axis=1)
         plan = self.plan().astype(np.float64) * rows[:, :, None] * cols[:, None, :]
         missing = lack_rows[:, :, None] * lack_cols[:, None, :]
+        missing[np.isposinf(self.geometry.cost_rows(0, self.geometry.n))] = 0.0
         plan += np.divide(missing, total[:, None, None], out=np.zeros_like(plan), where=total[:, None, None] > 0)
         rounded: np.ndarray = plan.astype(self.geometry.dtype)
         return rounded
@@ -493,7 +522,7 @@ def check_masses(
             if not total.all():
                 raise ValueError(f"{func}: `{name}` must have a positive total, got only zeros")
     if constraints.mass is not None:
-        most = np.minimum(total_a, total_b).min()
+        most = np.minimum(total_a, total_b).min(initial=np.inf)
         if constraints.mass > most * (1 + 1e-9):
             raise ValueError(f"{func}: `mass` must be at most either side's total, {most:.6g}, got {constraints.mass}")
         return masses_a, masses_b
@@ -542,7 +571,8 @@ def _check_init(func: str, init: Any, geometry: Geometry) -> tuple[np.ndarray, n
         raise TypeError(f"{func}: `init` must be a pair of potentials (f, g), got {type(init).__qualname__}")
     pair = []
     for name, potential, n in (("f", init[0], geometry.n), ("g", init[1], geometry.m)):
-        array = to_numpy(func, "init", potential).astype(np.float64)
+        check_library(func, geometry, init=potential)
+        array = float_array(func, "init", potential).astype(np.float64)
         if array.shape not in ((n,), (*geometry.batch, n)):
             raise ValueError(f"{func}: `init` must hold {name} of shape {(*geometry.batch, n)}, got {array.shape}")
         if not np.isfinite(array).all():
@@ -563,6 +593,7 @@ class _Answer:
     error: np.ndarray
     cost: np.ndarray
     outcome: np.ndarray
+    may_be_impossible: bool
 
     def put(self, which: np.ndarray, fields: tuple[np.ndarray, ...]) -> None:
         """Take over (rows, cols, n_iter, error, cost, outcome) of some problems; iterations add up."""
@@ -581,6 +612,21 @@ def _patience(geometry: Geometry, constraints: Constraints, accelerate: bool) ->
     return max(200.0, 0.5 * side)
 
 
+def _reach(geometry: Geometry, constraints: Constraints, eps: float) -> float:
+    """Potentials beyond this say that there is no plan. Only forbidden pairs can make prescribed marginals impossible,
+    and potentials of a plan are sums of fewer costs than there are points."""
+    kinds = constraints.rows[0], constraints.cols[0]
+    if not geometry.forbidding or not set(kinds) <= {_EXACT, _RANGE, _CAPPED}:
+        return math.inf
+    return 1e7 * float(geometry.span.max(initial=0.0) + eps)
+
+
+def _counting_on(watch: Watch | None, done: int) -> Watch | None:
+    if watch is None:
+        return None
+    return lambda iteration, error: watch(done + iteration, error)
+
+
 def _finish_by_newton(
     geometry: Geometry, constraints: Constraints, a: np.ndarray, b: np.ndarray, eps: float, total: np.ndarray,
     tol: float, max_iter: int, watch: Watch | None, answer: _Answer,
@@ -589,19 +635,23 @@ def _finish_by_newton(
     at_once = max(1, 20_000_000 // (geometry.n * geometry.m + min(geometry.n, geometry.m) ** 2))
     for once_more in reversed(range(_NEWTON_ROUNDS)):
         patience = _patience(geometry, constraints, True) if once_more else math.inf
-        handed = np.flatnonzero((answer.outcome == _HANDED_OVER) & (answer.n_iter < max_iter))
+        handed = np.flatnonzero((answer.outcome == _HANDED_OVER) & (answer.n_iter < max_iter - 2))
         for start in range(0, len(handed), at_once):
             which = handed[start : start + at_once]
             core, count = geometry.wide(which), len(which)
             eps_array = np.full(count, eps)
             masses = np.ascontiguousarray(a[which]), np.ascontiguousarray(b[which])
             problems = Problems(core, *masses, eps_array, total[which], constraints.rows, constraints.rho)
-            f, g, passes = newton(problems, answer.f[which], answer.g[which], 0.5 * tol, watch,
-                                  int(answer.n_iter[which].max()))  # fmt: skip
-            left = max(1, max_iter - int((answer.n_iter[which] + passes).max()))
+            done = int(answer.n_iter[which].max())
+            with np.errstate(all="ignore"):  # what overflows is told of the answer
+                f, g, passes = newton(
+                    problems, answer.f[which], answer.g[which], 0.5 * tol, watch, done, max_iter - done - 1
+                )
+            done += int(passes.max())
+            left = max(1, max_iter - done)
             fields = _core.transport_solve(
                 core, *masses, f, g, eps_array, np.zeros(count), total[which], constraints.rows, constraints.cols, 0.0,
-                tol, left, True, False, patience, watch,
+                tol, left, True, False, patience, math.inf, _counting_on(watch, done),
             )  # fmt: skip
             answer.f[which], answer.g[which] = f, g
             answer.n_iter[which] += passes
@@ -625,14 +675,18 @@ def solve(
         start = np.zeros(problems)
     # float32 factors hold plans of masses that are not far from 1 in total.
     single = geometry.dtype == np.float32 and bool(((total_a > 1e-6) & (total_a < 1e6)).all())
+    reach = _reach(geometry, constraints, eps)
     fields = geometry.solve(
         a, b, f, g, np.full(problems, eps), start, total, constraints.rows, constraints.cols,
-        constraints.mass or 0.0, tol, max_iter, not plain, single, _patience(geometry, constraints, not plain), watch,
+        constraints.mass or 0.0, tol, max_iter, not plain, single, _patience(geometry, constraints, not plain),
+        reach, watch,
     )  # fmt: skip
     rows, cols, n_iter, error, cost, outcome = fields
-    answer = _Answer(f, g, rows, cols, n_iter, error, cost, outcome)
+    answer = _Answer(f, g, rows, cols, n_iter, error, cost, outcome, reach < math.inf)
     if (answer.outcome == _HANDED_OVER).any():
         _finish_by_newton(geometry, constraints, a, b, eps, total, tol, max_iter, watch, answer)
+    if np.isnan(answer.error).any() or not (np.isfinite(answer.f).all() and np.isfinite(answer.g).all()):
+        raise OverflowError(f"{func}: the plan overflows float64: the costs are too far below 0 for `eps` and `rho`")
     idle = b == 0
     if idle.any():  # only Sinkhorn's own steps move their potentials
         with np.errstate(divide="ignore"):
@@ -645,15 +699,20 @@ def solve(
 
 def warn_if_short(func: str, answer: _Answer, tol: float, max_iter: int) -> None:
     """Say so where a problem has not reached `tol`; a tolerance of 0 asks for all iterations, not for an error."""
-    short = answer.error > tol
+    short = ~(answer.error <= tol)
     if tol == 0 or not short.any():
         return
-    worst = int(np.argmax(np.where(short, answer.error, -1.0)))
+    worst = int(np.argmax(np.where(short, np.nan_to_num(answer.error, nan=np.inf), -1.0)))
     who = f"{int(short.sum())} of {short.size} problems" if short.size > 1 else "the iteration"
     advice = {
         _STALLED: "rounding keeps it there: raise tol or eps",
         _STOPPED: "the callback stopped it",
+        _DIVERGED: "the forbidden pairs of `cost` leave no plan with these masses",
     }.get(int(answer.outcome[worst]), f"raise max_iter (now {max_iter}), eps or tol")
+    if not np.isfinite(answer.error[worst]):
+        advice = "the plan overflows float64: the costs are too far below 0 for `eps` and the relaxation"
+    elif answer.may_be_impossible and answer.outcome[worst] in (_LIMIT, _STALLED):
+        advice += ", unless the forbidden pairs of `cost` leave no plan with these masses"
     warnings.warn(
         f"{func}: {who} stopped at a marginal error of {answer.error[worst]:.3g} (tol={tol:g}); {advice}",
         ConvergenceWarning,
@@ -746,6 +805,8 @@ def sinkhorn(
     partial transport have kinks and bounds, at which quasi-Newton steps end. Problems of a batch run side by side, each
     until its own end. Results do not depend on the number of threads. Backends: CPU.
 
+    The result keeps `cost` and the masses, not copies: its methods see later changes of them.
+
     Gradients: in ``result, pullback = entropic.vjp(entropic.sinkhorn, cost, a, b, eps=eps)`` the cotangent is that of
     `value`, or a dict of those of "value", "transport_cost", "f", "g" and "plan". The gradient to a
     :class:`PointCloud` is a pair, to `x` and `y`; ``wrt=("eps",)`` adds that to eps. Values use the envelope theorem
@@ -780,10 +841,7 @@ def sinkhorn(
     check_callback(func, callback)
     geometry = as_geometry(func, cost)
     check_library(func, geometry, a=a, b=b)
-    if (regularisation < 1e-14 * geometry.span).any():
-        raise ValueError(
-            f"{func}: `eps` must be at least 1e-14 of the cost's range, which float64 can tell, got {eps!r}"
-        )
+    check_resolution(func, geometry, regularisation)
     masses = check_masses(func, geometry, constraints, a, b)
     start = None if init is None else _check_init(func, init, geometry)
     with watching(callback, progress, func) as watch:

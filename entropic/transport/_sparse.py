@@ -20,15 +20,13 @@ from ._geometry import Geometry, PointCloud, as_geometry, as_masses
 from ._one_dimensional import check_totals
 from ._sinkhorn import check_library, check_max_iter, check_number, check_tol
 
-_BLOCK = 1 << 16  # scores of one block of columns: it stays in cache between the passes
 _MEMORY = 10  # pairs from which L-BFGS builds its direction
 _PATIENCE = 30  # iterations over which an ascent must gain something
 _SUPPORT_ITER = 300  # iterations for the masses on one support that is tried
 _TRIALS = 40  # steps that one line search may try
 _TINY = 1e-290  # what mass times gamma, beside costs of about 1, may be without a division by 0
 
-
-# ---- the semi-dual ---------------------------------------------------------------------------------------------------
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class _Point:
         return float(np.abs(self.gradient).sum())
 
 
-def _simplex_argmax(scores: np.ndarray, mass: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+def _simplex_argmax(scores: np.ndarray, mass: np.ndarray, gamma: float) -> Pair:
     """Each row's t that maximises ``<s, t> - gamma/2 |t|^2`` over t >= 0 of its mass, and the s above which t > 0.
 
     The maximiser is ``max(s - threshold, 0) / gamma``: the projection of s / gamma on the simplex.
@@ -64,13 +62,22 @@ def _simplex_argmax(scores: np.ndarray, mass: np.ndarray, gamma: float) -> tuple
     return mass[:, None] * np.maximum(below - threshold[:, None], 0.0), top + width * threshold
 
 
+def _largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k largest of each row, in any order."""
+    m, n = scores.shape
+    if k == n:
+        return np.broadcast_to(np.arange(n), (m, n))
+    order: np.ndarray = np.argpartition(scores, n - k, axis=1)
+    return order[:, n - k :]
+
+
 @dataclass(frozen=True)
 class _SemiDual:
     """``alpha -> <alpha, a> - sum_j Omega_j*(alpha - c_j)``, concave, to be maximised.
 
     ``Omega_j*(s)`` is the maximum of ``<s, t> - gamma/2 |t|^2`` over t >= 0 with total b_j and at most k nonzeros.
     Swapping the masses of two rows shows that the k largest scores carry it, so it is the maximum over the simplex of
-    those k, and t is its gradient.
+    those k, and t is its gradient. Where k binds, it has kinks.
     """
 
     columns: np.ndarray  # costs, one column of the problem a row; with a support, of its entries only
@@ -80,41 +87,30 @@ class _SemiDual:
     k: int
     support: np.ndarray | None = None
 
+    @property
+    def kinked(self) -> bool:
+        return self.support is None and self.k < len(self.a)
+
     def restricted(self, support: np.ndarray) -> _SemiDual:
         """The same problem where column j may use the rows `support[j]` only; it is smooth."""
         columns = np.take_along_axis(self.columns, support, axis=1)
         return _SemiDual(columns, self.a, self.b, self.gamma, self.k, support)
 
     def at(self, alpha: np.ndarray) -> _Point:
-        m, n = len(self.b), len(self.a)
-        support = np.empty((m, self.k), np.intp) if self.support is None else self.support
-        masses = np.empty((m, self.k))
-        threshold = np.empty(m)
-        step = max(1, _BLOCK // self.columns.shape[1])
-        for start in range(0, m, step):
-            part = slice(start, start + step)
-            if self.support is None:
-                scores = alpha - self.columns[part]
-                support[part] = _largest(scores, self.k)
-                scores = np.take_along_axis(scores, support[part], axis=1)
-            else:
-                scores = alpha[support[part]] - self.columns[part]
-            masses[part], threshold[part] = _simplex_argmax(scores, self.b[part], self.gamma)
+        if self.support is None:
+            scores = alpha - self.columns
+            support = _largest(scores, self.k)
+            scores = np.take_along_axis(scores, support, axis=1)
+        else:
+            support = self.support
+            scores = alpha[support] - self.columns
+        masses, threshold = _simplex_argmax(scores, self.b, self.gamma)
         # On the rows that have mass, s = threshold + gamma t.
         conjugate = threshold @ self.b + self.gamma / 2 * float(np.vdot(masses, masses))
-        rows = np.bincount(support.ravel(), masses.ravel(), minlength=n)
+        rows = np.bincount(support.ravel(), masses.ravel(), minlength=len(alpha))
         linear = float(alpha @ self.a)
         rounding = 4 * np.finfo(np.float64).eps * (abs(linear) + abs(conjugate))
         return _Point(alpha, linear - conjugate, self.a - rows, support, masses, threshold, rounding)
-
-
-def _largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k largest of each row, in any order."""
-    m, n = scores.shape
-    if k == n:
-        return np.broadcast_to(np.arange(n), (m, n))
-    order: np.ndarray = np.argpartition(scores, n - k, axis=1)
-    return order[:, n - k :]
 
 
 # ---- the ascent ------------------------------------------------------------------------------------------------------
@@ -125,34 +121,22 @@ class _Ascent:
     point: _Point
     n_iter: int
     ended: str  # "converged", "settled" (no further gain), "unbounded", "stopped" (by the callback) or "limit"
-    trail: list[np.ndarray]  # the last potentials
+    trail: list[_Point]  # the last points
 
 
-class _InverseHessian:
-    """L-BFGS: what the last steps tell of the curvature. Kinks look like large curvature, and are followed."""
-
-    def __init__(self, first_step: float) -> None:
-        self.first_step = first_step
-        self.pairs: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=_MEMORY)
-
-    def learn(self, step: np.ndarray, bend: np.ndarray) -> None:
-        """`bend` is the decrease of the gradient over `step`."""
-        if (curvature := float(step @ bend)) > 0:
-            self.pairs.append((step, bend, curvature))
-
-    def direction(self, gradient: np.ndarray) -> np.ndarray:
-        d: np.ndarray = gradient * (1.0 if self.pairs else self.first_step / np.abs(gradient).max())
-        if not self.pairs:
-            return d
-        weights = []
-        for step, bend, curvature in reversed(self.pairs):
-            weights.append(float(step @ d) / curvature)
-            d -= weights[-1] * bend
-        _, bend, curvature = self.pairs[-1]
-        d *= curvature / float(bend @ bend)
-        for (step, bend, curvature), weight in zip(self.pairs, reversed(weights), strict=True):
-            d += (weight - float(bend @ d) / curvature) * step
-        return d
+def _direction(gradient: np.ndarray, pairs: deque[Pair], first_step: float) -> np.ndarray:
+    """L-BFGS from pairs of a step and the fall of the gradient over it; kinks look like large curvature."""
+    if not pairs:
+        return gradient * (first_step / np.abs(gradient).max())
+    d, weights = gradient.copy(), []
+    for step, fall in reversed(pairs):
+        weights.append(float(step @ d) / float(step @ fall))
+        d -= weights[-1] * fall
+    step, fall = pairs[-1]
+    d *= float(step @ fall) / float(fall @ fall)
+    for (step, fall), weight in zip(pairs, reversed(weights), strict=True):
+        d += (weight - float(fall @ d) / float(step @ fall)) * step
+    return d
 
 
 def _line_search(problem: _SemiDual, origin: _Point, direction: np.ndarray) -> _Point | None:
@@ -175,82 +159,59 @@ def _line_search(problem: _SemiDual, origin: _Point, direction: np.ndarray) -> _
     return best
 
 
-def _ascend(
-    problem: _SemiDual,
-    alpha: np.ndarray,
-    *,
-    first_step: float,
-    ceiling: float,
-    tol: float,
-    patience: float,
-    max_iter: int,
-    watch: Watch | None = None,
-) -> _Ascent:
-    """Maximise the semi-dual until the marginal error is `tol`, or the gain over some iterations is `patience` of all.
+def _ascend(problem: _SemiDual, alpha: np.ndarray, tol: float, max_iter: int, watch: Watch | None = None) -> _Ascent:
+    """Maximise the semi-dual until the marginal error is `tol`.
 
-    `ceiling` is above the objective of every plan: a semi-dual above it has no maximum.
+    One with kinks has no gradient to tell that it is at its maximum: it ends when some iterations gain next to nothing.
     """
+    finite = problem.columns[np.isfinite(problem.columns)]
+    ceiling = float(finite.max()) + problem.gamma / 2 + 0.01  # above every plan's: no maximum is higher
+    first_step = float(finite.std()) + problem.gamma / len(problem.b)
+    patience = 0.01 * tol if problem.kinked else 0.0
     point = problem.at(alpha)
-    values = [point.value]
-    trail = deque([alpha], maxlen=_PATIENCE)
-    hessian = _InverseHessian(first_step)
-
-    def result(ended: str) -> _Ascent:
-        return _Ascent(point, len(values) - 1, ended, list(trail))
-
-    while True:
-        n_iter = len(values) - 1
+    pairs, trail, first = deque[Pair](maxlen=_MEMORY), deque([point], maxlen=_PATIENCE + 1), point.value
+    n_iter, ended = 0, ""
+    while not ended:
         if point.error <= tol:
-            return result("converged")
-        if point.value > ceiling:
-            return result("unbounded")
-        if n_iter > _PATIENCE and values[-1] - values[-1 - _PATIENCE] < patience * (values[-1] - values[0]):
-            return result("settled")
-        if n_iter == max_iter:
-            return result("limit")
-        found = _line_search(problem, point, hessian.direction(point.gradient))
-        if found is None:
-            return result("settled")
-        hessian.learn(found.alpha - point.alpha, point.gradient - found.gradient)
-        point = found
-        values.append(point.value)
-        trail.append(point.alpha)
-        if watch is not None and watch(n_iter + 1, point.error):
-            return result("stopped")
+            ended = "converged"
+        elif point.value > ceiling:
+            ended = "unbounded"
+        elif len(trail) > _PATIENCE and point.value - trail[0].value < patience * (point.value - first):
+            ended = "settled"
+        elif n_iter == max_iter:
+            ended = "limit"
+        elif (found := _line_search(problem, point, _direction(point.gradient, pairs, first_step))) is None:
+            ended = "settled"
+        else:
+            n_iter += 1
+            step, fall = found.alpha - point.alpha, point.gradient - found.gradient
+            if step @ fall > 0:
+                pairs.append((step, fall))
+            point = found
+            trail.append(point)
+            if watch is not None and watch(n_iter, point.error):
+                ended = "stopped"
+    return _Ascent(point, n_iter, ended, list(trail))
 
 
-# ---- the plan --------------------------------------------------------------------------------------------------------
-
-
-def _feasible_point(problem: _SemiDual, ascent: _Ascent, limit: int, **options: Any) -> _Point:
+def _feasible_point(problem: _SemiDual, ascent: _Ascent, tol: float, max_iter: int) -> _Point:
     """The best plan found near the maximum of a semi-dual that has a kink there: least error, then least cost.
 
     At a kink some columns may choose among supports. Each choice tried is fixed, and the masses on it optimised, which
     is a smooth problem, and a cheap one. The last steps went to and fro over the kink: what they chose is tried, and
     where the average of their plans has most mass, which comes closer to the rows' masses than each of them.
     """
-    shape = problem.columns.shape
-    average = np.zeros(shape[0] * shape[1])
-    starts = shape[1] * np.arange(shape[0])[:, None]
-    supports = []
-    for alpha in ascent.trail:
-        point = problem.at(alpha)
-        supports.append(point.support)
-        average += np.bincount((starts + point.support).ravel(), point.masses.ravel(), minlength=average.size)
-    supports.append(_largest(average.reshape(shape), problem.k))
-    limit = min(limit, _SUPPORT_ITER)
-    tried = (
-        _ascend(problem.restricted(support), ascent.point.alpha, max_iter=limit, patience=0.0, **options).point
-        for support in supports
-    )
+    average = np.zeros(problem.columns.shape)
+    for point in ascent.trail:
+        average[np.arange(len(average))[:, None], point.support] += point.masses
+    supports = [point.support for point in ascent.trail] + [_largest(average, problem.k)]
+    limit = min(max_iter, _SUPPORT_ITER)
+    tried = (_ascend(problem.restricted(support), ascent.point.alpha, tol, limit).point for support in supports)
     # Of feasible plans the value is that of the restricted semi-dual.
-    return min(ascent.point, *tried, key=lambda point: (max(point.error, options["tol"]), point.value))
+    return min(ascent.point, *tried, key=lambda point: (max(point.error, tol), point.value))
 
 
-def _idle_potentials(cost: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """Largest potentials of rows without mass at which no column would use them; 0 where none is allowed to."""
-    potentials = (cost + threshold).min(axis=1, initial=np.inf)
-    return np.where(np.isfinite(potentials), potentials, 0.0)
+# ---- the answer ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -293,8 +254,8 @@ class SparseTransport:
     _backend: Backend
 
     def __repr__(self) -> str:
-        fields = ("value", "dual_value", "marginal_error", "n_iter", "converged")
-        said = ", ".join(f"{name}={getattr(self, name):.6g}" for name in fields[:-1])
+        fields = ("value", "dual_value", "marginal_error", "n_iter")
+        said = ", ".join(f"{name}={getattr(self, name):.6g}" for name in fields)
         return f"SparseTransport(shape={self._shape}, nnz={self._masses.size}, {said}, converged={self.converged})"
 
     def tocoo(self) -> Any:
@@ -373,18 +334,18 @@ def sparse_transport(
     projected over gamma on the simplex of mass b_j. The gradient is a minus the row sums of that plan. The semi-dual is
     concave, and at any `f` a lower bound of the value of all such plans.
 
-    The primal problem is not convex. Every plan returned has at most k nonzeros a column and the column masses `b`.
-    Where the semi-dual has a unique maximiser without a tie between the k-th and the next score of a column, its plan
-    has the row masses `a` as well and is optimal: ``value == dual_value`` up to the tolerance, as always for k >= n.
-    With ties, which are common where k binds, no plan attains the semi-dual. The supports that it suggests are then
-    fixed and the masses optimised on them. Where one of them admits a feasible plan, ``value - dual_value`` bounds what
-    a better plan could gain. Where none does, `marginal_error` says how far the rows are off, and a warning is given;
-    so it is for nearly all masses with k = 1, where each column goes to one row.
+    The problem is not convex, and the semi-dual is that of its convex relaxation. Every plan returned has at most k
+    nonzeros a column and the column masses `b`. Where the maximiser is unique and no column has a tie between the k-th
+    and the next score, its plan has the row masses `a` as well and is optimal: ``value == dual_value`` up to the
+    tolerance, as always for k >= n. With ties, which are common where k binds, the supports seen on the way are fixed
+    one by one and the masses optimised on each. This may miss plans that exist. If one support admits a feasible plan,
+    ``value - dual_value`` bounds what a better one could gain; if none does, `marginal_error` says how far the rows are
+    off, and a warning is given. So it is for nearly all masses with k = 1, where each column goes to one row.
 
-    The ascent is L-BFGS with a line search that suits kinks. One iteration takes O(n m) time for k small and
-    O(n m log n) for k >= n; memory is three float64 copies of the cost at most, and O(m k). There is no
-    :func:`entropic.vjp` rule, as the result is not an array; the derivative of `dual_value` with respect to `cost` is
-    the semi-dual's plan, by the envelope theorem. Backends: CPU; device arrays raise DeviceError.
+    The ascent is L-BFGS with a line search that suits kinks. One iteration takes O(n m) time for small k and
+    O(n m log n) for k >= n; memory is about six float64 copies of the cost. There is no :func:`entropic.vjp` rule, as
+    the result is not an array; the derivative of `dual_value` with respect to `cost` is the semi-dual's plan (envelope
+    theorem). Backends: CPU; device arrays raise DeviceError.
 
     References
     ----------
@@ -411,14 +372,23 @@ def sparse_transport(
     tol, limit = check_tol(func, tol), check_max_iter(func, max_iter, 2000)
     check_callback(func, callback)
     geometry, mass_a, mass_b = read_single(func, cost, a, b)
-    problem = _scaled_problem(func, geometry, mass_a, mass_b, strength, most)
+    problem = _scaled(func, geometry, mass_a, mass_b, strength, most)
+    semi_dual = problem.semi_dual
     with watching(callback, False, func) as watch:
-        ascent, best = _solve(problem, tol, limit, watch)
+        ascent = _ascend(semi_dual, semi_dual.columns.min(axis=0), tol, limit, watch)
+        best = ascent.point
+        if ascent.ended in ("settled", "limit") and semi_dual.kinked:
+            best = _feasible_point(semi_dual, ascent, tol, limit)
     if ascent.ended == "unbounded":
         raise _no_plan(func)
     result = _result(problem, ascent, best, tol)
     if not result.converged and tol > 0:
-        _warn(func, result, tol, ascent.ended)
+        reason, advice = {
+            "limit": (f"{result.n_iter} iterations did not reach the semi-dual's maximum", "raise max_iter"),
+            "stopped": ("the callback stopped it", "let it go on"),
+        }.get(ascent.ended, ("no feasible plan was found where the ascent settled", "raise k, gamma or tol"))
+        off = f"the marginals are off by {result.marginal_error:.2e} of the mass (tol={tol:g})"
+        warnings.warn(f"{func}: {reason}; {off}; {advice}", ConvergenceWarning, stacklevel=2)
     return result
 
 
@@ -448,67 +418,35 @@ def _no_plan(func: str) -> ValueError:
     return ValueError(f"{func}: `cost` must leave every mass a pair, got infinite entries that forbid any plan")
 
 
-# ---- the call, in units in which nothing loses digits ----------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Scaled:
-    """Rows and columns that have mass, with costs from 0 to about 1 and a total mass of 1."""
+    """A problem in units of the total mass and of the largest cost, without the rows and columns that have no mass."""
 
     semi_dual: _SemiDual
     geometry: Geometry
-    cost: np.ndarray
+    cost: np.ndarray  # with all rows
     rows: np.ndarray
     columns: np.ndarray
-    offset: np.ndarray  # of each row, taken out of its costs
-    idle_cost: np.ndarray  # of the rows without mass
     total: float
-    exponent: int
-
-    @property
-    def binding(self) -> bool:
-        return self.semi_dual.k < len(self.rows)
+    unit: float
 
 
-def _scaled_problem(func: str, geometry: Geometry, a: np.ndarray, b: np.ndarray, gamma: float, k: int) -> _Scaled:
+def _scaled(func: str, geometry: Geometry, a: np.ndarray, b: np.ndarray, gamma: float, k: int) -> _Scaled:
     total = float(a.sum())
     strength = gamma * total
     if not 0 < strength < math.inf:
         raise ValueError(f"{func}: `gamma` times the total mass must be positive and finite, got {strength}")
-    matrix = geometry.cost_rows(0, geometry.n)[0]
     rows, columns = np.flatnonzero(a), np.flatnonzero(b)
-    cost = matrix[np.ix_(rows, columns)].astype(np.float64)
+    cost = geometry.cost_rows(0, geometry.n)[0][:, columns].astype(np.float64)
     finite = np.isfinite(cost)
-    if not (finite.any(axis=0).all() and finite.any(axis=1).all()):
+    if not (finite.any(axis=0).all() and finite[rows].any(axis=1).all()):
         raise _no_plan(func)
-    exponent = int(np.frexp(np.abs(cost).max(where=finite, initial=strength))[1])
-    cost = np.ldexp(cost, -exponent)
-    offset = cost.min(axis=1)
-    cost -= offset[:, None]
+    unit = float(np.abs(cost).max(where=finite, initial=strength))
+    cost /= unit
     semi_dual = _SemiDual(
-        np.ascontiguousarray(cost.T), a[rows] / total, b[columns] / total,
-        float(np.ldexp(strength, -exponent)), min(k, len(rows)),
-    )  # fmt: skip
-    idle_cost = np.ldexp(matrix[np.ix_(a == 0, columns)].astype(np.float64), -exponent)
-    return _Scaled(semi_dual, geometry, cost, rows, columns, offset, idle_cost, total, exponent)
-
-
-def _solve(problem: _Scaled, tol: float, limit: int, watch: Watch | None) -> tuple[_Ascent, _Point]:
-    """The ascent of the semi-dual, and the point whose plan is the answer."""
-    semi_dual, cost = problem.semi_dual, problem.cost
-    finite = np.isfinite(cost)
-    options: dict[str, Any] = {
-        "first_step": float(cost.mean(where=finite)) + semi_dual.gamma / len(problem.columns),
-        "ceiling": 1.01 * (float(cost.max(where=finite, initial=0.0)) + semi_dual.gamma / 2),
-        "tol": tol,
-    }
-    # A smooth semi-dual goes on to its tolerance; one with kinks has no other way to tell that it is at its maximum.
-    patience = 0.01 * tol if problem.binding else 0.0
-    start = np.zeros(len(problem.rows))
-    ascent = _ascend(semi_dual, start, patience=patience, max_iter=limit, watch=watch, **options)
-    if ascent.ended in ("settled", "limit") and problem.binding:
-        return ascent, _feasible_point(semi_dual, ascent, limit, **options)
-    return ascent, ascent.point
+        np.ascontiguousarray(cost[rows].T), a[rows] / total, b[columns] / total, strength / unit, min(k, len(rows))
+    )
+    return _Scaled(semi_dual, geometry, cost, rows, columns, total, unit)
 
 
 def _result(problem: _Scaled, ascent: _Ascent, best: _Point, tol: float) -> SparseTransport:
@@ -522,17 +460,17 @@ def _result(problem: _Scaled, ascent: _Ascent, best: _Point, tol: float) -> Spar
         float(np.abs(np.bincount(index, shares, minlength=len(given)) - given).sum())
         for index, given in ((rows, semi_dual.a), (columns, semi_dual.b))
     )
-    mean_cost = float(shares @ problem.cost[rows, columns] + shares @ problem.offset[rows])
-    f = np.empty(problem.geometry.n)
-    f[problem.rows] = ascent.point.alpha + problem.offset
-    idle = np.setdiff1d(np.arange(len(f)), problem.rows, assume_unique=True)
-    f[idle] = _idle_potentials(problem.idle_cost, ascent.point.threshold)
-    unit = problem.total * math.ldexp(1.0, problem.exponent)
+    mean_cost = float(shares @ semi_dual.columns[columns, rows])
+    # The largest potential at which no column would use a row; what has no mass takes it, and 0 if it is forbidden.
+    f = (problem.cost + ascent.point.threshold).min(axis=1)
+    f[np.isinf(f)] = 0.0
+    f[problem.rows] = ascent.point.alpha
+    value = mean_cost + semi_dual.gamma / 2 * float(shares @ shares)
     return SparseTransport(
-        f=wrap(cast(np.ldexp(f, problem.exponent), dtype)),
-        value=unit * (mean_cost + semi_dual.gamma / 2 * float(shares @ shares)),
-        dual_value=unit * (ascent.point.value + float(semi_dual.a @ problem.offset)),
-        transport_cost=unit * mean_cost,
+        f=wrap(cast(problem.unit * f, dtype)),
+        value=problem.total * (problem.unit * value),
+        dual_value=problem.total * (problem.unit * ascent.point.value),
+        transport_cost=problem.total * (problem.unit * mean_cost),
         marginal_error=error,
         n_iter=ascent.n_iter,
         converged=error <= tol and ascent.ended in ("converged", "settled"),
@@ -541,16 +479,4 @@ def _result(problem: _Scaled, ascent: _Ascent, best: _Point, tol: float) -> Spar
         _columns=problem.columns[columns],
         _masses=flat,
         _backend=problem.geometry.backend,
-    )
-
-
-def _warn(func: str, result: SparseTransport, tol: float, ended: str) -> None:
-    reason, advice = {
-        "limit": (f"{result.n_iter} iterations did not reach the semi-dual's maximum", "raise max_iter"),
-        "stopped": ("the callback stopped it", "let it go on"),
-    }.get(ended, ("no feasible plan was found where the semi-dual's ascent settled", "raise k, gamma or tol"))
-    warnings.warn(
-        f"{func}: {reason}; the marginals are off by {result.marginal_error:.2e} of the mass (tol={tol:g}); {advice}",
-        ConvergenceWarning,
-        stacklevel=3,
     )
