@@ -1,5 +1,7 @@
 """Sinkhorn at the edges: zeros, forbidden pairs, extreme scales, batches, the methods of a result and bad input."""
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -272,6 +274,15 @@ def test_the_potential_at_the_sources_is_theirs(options, rng):
     x, y = rng.random((7, 2)), rng.random((5, 2))
     result = solved(entropic.PointCloud(x, y), None, None, **options)
     np.testing.assert_allclose(result.potential_at(x), result.f, rtol=0, atol=1e-9)
+
+
+def test_results_are_pickled_and_copied(rng):
+    x, y = rng.random((2, 6, 2))
+    for cost in (rng.random((3, 4)), rng.random((2, 3, 4)), entropic.PointCloud(x, y), entropic.Grid(2, 3)):
+        result = entropic.sinkhorn(cost, eps=0.1)
+        for twin in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result)):
+            np.testing.assert_array_equal(twin.plan(), result.plan())
+            np.testing.assert_array_equal(twin.value, result.value)
 
 
 def test_empty_batches(rng):

@@ -158,7 +158,7 @@ def transport_exact(cost: Array | PointCloud, a: Array | None = None, b: Array |
     ValueError
         A cost that is nan or -inf, is not a matrix, is empty or has more than 4 million entries, or whose infinite
         entries leave no plan; masses that are nan, infinite, negative or of the wrong length; totals that differ (by
-        more than 1e-9, or 1e-5 where masses are float32).
+        more than 1e-8, or 1e-5 where masses are float32).
     TypeError
         Arrays that are not real numbers, or arrays of two libraries.
     DeviceError

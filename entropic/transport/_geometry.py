@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -214,7 +214,12 @@ class Geometry:
     col_allowed: np.ndarray | None = None
     forbidding: bool = False
     """Are there forbidden pairs?"""
-    cloud: PointCloud | None = field(default=None)
+    cloud: PointCloud | None = None
+    grid: Grid | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Results are pickled without the compiled costs, which are read again."""
+        return _restored, (self.cloud or self.grid or self.x.reshape(*self.batch, self.n, self.m), self.backend)
 
     @property
     def problems(self) -> int:
@@ -352,7 +357,7 @@ def _grid_geometry(grid: Grid) -> Geometry:
     size = math.prod(grid.shape)
     core = _core.TransportCost(costs, 1)
     nothing = np.zeros((1, size, 0))
-    return Geometry(core, grid.backend, (), size, size, np.dtype(np.float64), span, nothing, metric="grid")
+    return Geometry(core, grid.backend, (), size, size, np.dtype(np.float64), span, nothing, metric="grid", grid=grid)
 
 
 def as_geometry(func: str, cost: Any) -> Geometry:
@@ -362,6 +367,10 @@ def as_geometry(func: str, cost: Any) -> Geometry:
     if isinstance(cost, PointCloud):
         return _point_geometry(func, cost)
     return _stored_geometry(func, cost)
+
+
+def _restored(cost: Any, backend: Backend) -> Geometry:
+    return replace(as_geometry("unpickled result", cost), backend=backend)
 
 
 def repeated(geometry: Geometry, count: int) -> Geometry:

@@ -286,7 +286,7 @@ def wasserstein_1d(x: Array, y: Array, a: Array | None = None, b: Array | None =
     Raises
     ------
     ValueError
-        Points or masses that are nan or infinite, negative masses, totals that differ (by more than 1e-9, or 1e-5
+        Points or masses that are nan or infinite, negative masses, totals that differ (by more than 1e-8, or 1e-5
         where masses are float32), no points, shapes that do not fit, or `p` below 1.
     TypeError
         Arrays that are not real numbers, arrays of two libraries, or a `p` that is no number.

@@ -813,6 +813,8 @@ def sinkhorn(
     for every relaxation (one more pass, O(n + m) memory for points); the rest, in balanced and "kl" problems, solves
     one linear system of the smaller side and holds the plan. Gradients to the masses of a balanced problem are defined
     up to a constant, as the totals must stay equal. All are exact for converged potentials: ask for a small `tol`.
+    Where eps is so small that the plan falls into blocks whose links round to nothing, nothing ties the potentials of
+    one block to those of another: gradients through `f` and `g` then mean little, those through the plan do.
 
     References
     ----------

@@ -134,7 +134,7 @@ def sliced_wasserstein(
     Raises
     ------
     ValueError
-        Points or masses that are nan or infinite, negative masses, totals that differ (by more than 1e-9, or 1e-5
+        Points or masses that are nan or infinite, negative masses, totals that differ (by more than 1e-8, or 1e-5
         where masses are float32), no points, shapes that do not fit, `p` below 1 or infinite, or no projections.
     TypeError
         Arrays that are not real numbers, arrays of two libraries, or an option of the wrong kind.
