@@ -206,9 +206,9 @@ def gaussian_transport(
     With factors ``F_a F_a^T = A``, ``F_b F_b^T = B`` and the singular values of ``F_a^T F_b = U diag(sigma) V^T``, and
     ``s^2 = eps / 2``, the cross-covariance is ``F_a U diag(gain) V^T F_b^T``,
     ``gain = 2 sigma / (sqrt(4 sigma^2 + s^4) + s^2)``, and the map ``cross_covariance^T A^+``. The Bures term is the
-    squared norm ``|F_a - F_b V U^T|^2`` and what `eps` adds is a sum of positive terms: values are never negative;
-    of Gaussians that nearly coincide they keep half of the digits at least. No covariance is inverted but for the map, which uses
-    the pseudo-inverse.
+    squared norm ``|F_a - F_b V U^T|^2`` and what `eps` adds is a sum of positive terms: values are never negative, and
+    of Gaussians that nearly coincide they keep half of the digits at least. No covariance is inverted but for the map,
+    which uses the pseudo-inverse.
 
     Time O(d^3) and memory O(d^2) for each pair. Backends: CPU; device arrays raise DeviceError.
 
