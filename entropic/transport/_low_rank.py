@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,87 +21,43 @@ from ._sinkhorn import check_max_iter, check_number, check_tol
 from ._sparse import check_count, read_single
 
 _MOST_EPS = 1e6  # in units of the cost: beyond it the cost is not felt
-_STEP = 10.0  # most that one mirror step may move the logarithms within a row
-_SHORTEST = 1e-6
+_SHORTEST = 1e-6  # move of the logarithms below which a step is taken as it is
 _INNER_TOL, _INNER_ITER = 1e-9, 200  # of the projection after a step
 _LAST_TOL, _LAST_ITER = 1e-12, 300  # of the projection before the rounding
 
 
-# ---- costs -----------------------------------------------------------------------------------------------------------
+class _Cost:
+    """The cost ``left right^T`` (no `right`: `left`), made free of what is additive, u_i + v_j, which moves no plan.
 
+    Of squared distances ``-2 <x, y>``, of points about their means, is left.
+    """
 
-class _Cost(Protocol):
-    """A cost from which all that is additive, u_i + v_j, is taken out: no plan with the marginals feels it."""
-
-    def times(self, columns: np.ndarray) -> np.ndarray:
-        """``C columns``."""
-
-    def transposed_times(self, rows: np.ndarray) -> np.ndarray:
-        """``C^T rows``."""
-
-    def profiles(self, b: np.ndarray) -> np.ndarray:
-        """Features of the rows whose distances are those between rows of C, weighted by b."""
-
-    def of_rows(self, index: np.ndarray) -> np.ndarray:
-        """Some rows of C."""
-
-
-class _Stored:
-    """A matrix."""
-
-    def __init__(self, cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
-        rows = cost @ b
-        self.matrix = cost - rows[:, None] - (a @ cost - a @ rows)
-        self.spread = math.sqrt(float(a @ self.matrix**2 @ b))
+    def __init__(self, left: np.ndarray, right: np.ndarray | None, a: np.ndarray, b: np.ndarray) -> None:
+        left = left - a @ left
+        self.left = left - (left @ b)[:, None] if right is None else left
+        self.right = None if right is None else right - b @ right
+        weighted = self.left * b if self.right is None else self.left @ (self.right.T * b @ self.right)
+        self.norms = np.einsum("ij,ij->i", weighted, self.left)  # of the rows, squared, under b
+        self.spread = math.sqrt(max(float(a @ self.norms), 0.0))  # standard deviation under a b^T
 
     def times(self, columns: np.ndarray) -> np.ndarray:
-        product: np.ndarray = self.matrix @ columns
+        product: np.ndarray = self.left @ (columns if self.right is None else self.right.T @ columns)
         return product
 
     def transposed_times(self, rows: np.ndarray) -> np.ndarray:
-        product: np.ndarray = self.matrix.T @ rows
-        return product
+        product: np.ndarray = self.left.T @ rows
+        return product if self.right is None else self.right @ product
 
-    def profiles(self, b: np.ndarray) -> np.ndarray:
-        profiles: np.ndarray = self.matrix * np.sqrt(b)
-        return profiles
-
-    def of_rows(self, index: np.ndarray) -> np.ndarray:
-        rows: np.ndarray = self.matrix[index]
-        return rows
-
-
-class _SquaredDistance:
-    """Of |x - y|^2 all but ``-2 <x, y>``, of points about their means, is additive."""
-
-    def __init__(self, x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
-        self.x, self.y = -2.0 * (x - a @ x), y - b @ y
-        self.spread = math.sqrt(float(np.vdot(self.x.T * a @ self.x, self.y.T * b @ self.y)))
-
-    def times(self, columns: np.ndarray) -> np.ndarray:
-        product: np.ndarray = self.x @ (self.y.T @ columns)
-        return product
-
-    def transposed_times(self, rows: np.ndarray) -> np.ndarray:
-        product: np.ndarray = self.y @ (self.x.T @ rows)
-        return product
-
-    def profiles(self, b: np.ndarray) -> np.ndarray:
-        variances, axes = np.linalg.eigh(self.y.T * b @ self.y)
-        profiles: np.ndarray = self.x @ (axes * np.sqrt(np.maximum(variances, 0.0)))
-        return profiles
-
-    def of_rows(self, index: np.ndarray) -> np.ndarray:
-        rows: np.ndarray = self.x[index] @ self.y.T
-        return rows
+    def row(self, i: int) -> np.ndarray:
+        row: np.ndarray = self.left[i] if self.right is None else self.right @ self.left[i]
+        return row
 
 
 # ---- mirror descent --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Factors:
-    """Logarithms of Q (n, r), R (m, r) and the weights (r,)."""
+class _Factors(NamedTuple):
+    """Logarithms of Q (n, r), R (m, r) and the weights (r,), or slopes along them."""
 
     q: np.ndarray
     r: np.ndarray
@@ -109,11 +65,30 @@ class _Factors:
 
 
 @dataclass(frozen=True)
+class _Sight:
+    """The objective and its slopes at some factors."""
+
+    factors: _Factors
+    objective: float
+    slopes: _Factors
+
+    @property
+    def steepest(self) -> float:
+        """Largest difference of slopes within a row."""
+        return max(1e-6, *(float(np.ptp(slope, axis=-1).max()) for slope in self.slopes))
+
+    def way_to(self, there: _Factors) -> float:
+        """The symmetric divergence from here, which is twice a squared length in the geometry of the steps."""
+        pairs = zip(self.factors, there, strict=True)
+        return sum(float(np.sum((np.exp(new) - np.exp(old)) * (new - old))) for old, new in pairs)
+
+
+@dataclass(frozen=True)
 class _Problem:
     """Masses of total 1, all positive, and a cost."""
 
     cost: _Cost
-    unit: float  # the cost's standard deviation under a b^T, or 1 where it is additive
+    unit: float  # the cost's spread, or 1 where it is additive
     a: np.ndarray
     b: np.ndarray
     eps: float
@@ -144,57 +119,30 @@ class _Problem:
         q, r = self.cost.times(of_r) / self.unit, self.cost.transposed_times(of_q) / self.unit
         paid = (of_q * q).sum(axis=0)
         objective = float(np.exp(factors.w) @ paid)
-        w = -paid
+        slopes = _Factors(q, r, -paid)
         if self.eps > 0:
-            objective += self.eps * sum(float((np.exp(x) * x).sum()) for x in (factors.q, factors.r, factors.w))
-            q, r, w = q + self.eps * factors.q, r + self.eps * factors.r, w + self.eps * factors.w
-        steepest = max(float(np.ptp(q, axis=1).max()), float(np.ptp(r, axis=1).max()), float(np.ptp(w)))
-        return _Sight(factors, objective, q, r, w, max(steepest, 1e-6))
+            objective += self.eps * sum(float((np.exp(x) * x).sum()) for x in factors)
+            slopes = _Factors(*(slope + self.eps * x for slope, x in zip(slopes, factors, strict=True)))
+        return _Sight(factors, objective, slopes)
 
-    def step(self, here: _Sight, length: float, inner_tol: float) -> _Sight:
+    def step(self, here: _Sight, rate: float, inner_tol: float) -> _Sight:
         """What is seen after a mirror step, projected."""
-        at, rate = here.factors, self.rate(here, length)
-        moved = _Factors(at.q - rate * here.q, at.r - rate * here.r, at.w - rate * here.w)
+        moved = _Factors(*(x - rate * slope for x, slope in zip(here.factors, here.slopes, strict=True)))
         return self.look(self.project(moved, inner_tol, _INNER_ITER))
-
-    def rate(self, here: _Sight, length: float) -> float:
-        """Factor of the slopes. The entropies' own curvature is that of the geometry: more than 1 / eps overshoots."""
-        rate = length / here.steepest
-        return min(rate, 1 / self.eps) if self.eps > 0 else rate
-
-
-@dataclass(frozen=True)
-class _Sight:
-    """The objective and its slopes at some factors."""
-
-    factors: _Factors
-    objective: float
-    q: np.ndarray
-    r: np.ndarray
-    w: np.ndarray
-    steepest: float
-
-    def way_to(self, other: _Factors) -> float:
-        """The symmetric divergence from here, which is twice a squared length in the geometry of the steps."""
-        at = self.factors
-        pairs = ((other.q, at.q), (other.r, at.r), (other.w, at.w))
-        return sum(float(np.sum((np.exp(new) - np.exp(old)) * (new - old))) for new, old in pairs)
 
 
 def _anchored(problem: _Problem, rank: int) -> _Factors:
     """A start from rows that are far from each other: each row leans to those near, each column to the cheap ones."""
-    features = problem.cost.profiles(problem.b)
-    anchors = np.empty(rank, np.intp)
-    distances = np.empty((len(features), rank))
-    # The features are about their mean: the first anchor is the row nearest to it.
-    chosen = int((features**2).sum(axis=1).argmin())
-    nearest = np.full(len(features), np.inf)
+    cost = problem.cost
+    distances, costs = np.empty((len(problem.a), rank)), np.empty((len(problem.b), rank))
+    # The first anchor is the row nearest to the mean, which is 0.
+    chosen, nearest = int(cost.norms.argmin()), np.full(len(problem.a), np.inf)
     for k in range(rank):
-        anchors[k] = chosen
-        distances[:, k] = np.sqrt(((features - features[chosen]) ** 2).sum(axis=1))
+        costs[:, k] = cost.row(chosen)
+        squares = cost.norms + cost.norms[chosen] - 2 * cost.times(problem.b * costs[:, k])
+        distances[:, k] = np.sqrt(np.maximum(squares, 0.0))
         nearest = np.minimum(nearest, distances[:, k])
         chosen = int(nearest.argmax())
-    costs = problem.cost.of_rows(anchors).T
     # Temperatures at which neither side is decided; equal rows leave nothing to decide.
     log_q = -distances / max(0.3 * float(distances.mean()), 1e-6 * problem.unit)
     log_r = -costs / max(0.3 * float(costs.std()), 1e-6 * problem.unit)
@@ -219,22 +167,25 @@ def _descend(
 ) -> _Descent:
     """Mirror steps, each halved until it lowers the objective, until the squared slope along them is at most `tol`."""
     longest = length
+    # The entropies' own curvature is that of the geometry: a rate of more than 1 / eps overshoots.
+    fastest = 1 / problem.eps if problem.eps > 0 else math.inf
     # The projection's error is felt in the objective to first order.
     inner_tol = max(min(_INNER_TOL, 1e-3 * tol), _LAST_TOL)
-    here, slope = problem.look(factors), math.inf
-    for n_iter in range(max_iter):
-        there = problem.step(here, length, inner_tol)
-        while there.objective > here.objective + 10 * inner_tol and length > _SHORTEST:
+    here, n_iter = problem.look(factors), 0
+    while True:
+        steepest = here.steepest
+        length = min(length, fastest * steepest)
+        there = problem.step(here, length / steepest, inner_tol)
+        if there.objective > here.objective + 10 * inner_tol and length > _SHORTEST:
             length /= 2
-            there = problem.step(here, length, inner_tol)
-        slope = here.way_to(there.factors) / problem.rate(here, length) ** 2
-        if slope <= tol:
-            return _Descent(here.factors, n_iter, slope, "converged")
+            continue
+        slope = here.way_to(there.factors) / (length / steepest) ** 2
+        stopped = n_iter > 0 and watch is not None and watch(n_iter, slope)
+        if slope <= tol or stopped or n_iter == max_iter:
+            ended = "converged" if slope <= tol else "stopped" if stopped else "limit"
+            return _Descent(here.factors, n_iter, slope, ended)
         length = min(2 * length, longest)
-        here = there
-        if watch is not None and watch(n_iter + 1, slope):
-            return _Descent(here.factors, n_iter + 1, slope, "stopped")
-    return _Descent(here.factors, max_iter, slope, "limit")
+        here, n_iter = there, n_iter + 1
 
 
 def _rounded(factor: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -370,16 +321,15 @@ def _problem(func: str, geometry: Geometry, a: np.ndarray, b: np.ndarray, eps: f
     """The rows and columns that have mass, in units in which nothing overflows."""
     rows, columns = a > 0, b > 0
     a, b = a[rows] / a.sum(), b[columns] / b.sum()
-    cost: _Stored | _SquaredDistance
     if geometry.cloud is not None:
         x, y, exponent = _scaled_points(geometry.cloud)
-        cost, exponent = _SquaredDistance(x[rows], y[columns], a, b), 2 * exponent
+        cost, exponent = _Cost(-2.0 * x[rows], y[columns], a, b), 2 * exponent
     else:
         matrix = geometry.cost_rows(0, geometry.n)[0]
         if not np.isfinite(matrix).all():
             raise ValueError(f"{func}: `cost` must be finite, got infinite entries")
         exponent = int(np.frexp(np.abs(matrix).max())[1])
-        cost = _Stored(np.ldexp(matrix[np.ix_(rows, columns)].astype(np.float64), -exponent), a, b)
+        cost = _Cost(np.ldexp(matrix[np.ix_(rows, columns)].astype(np.float64), -exponent), None, a, b)
     # Entries are at most about 1: a spread of rounding says that all plans cost the same.
     unit = cost.spread if cost.spread > 1e-14 else 1.0
     with np.errstate(over="ignore"):
@@ -394,7 +344,7 @@ def low_rank_sinkhorn(
     *,
     rank: int,
     eps: float = 0.0,
-    gamma: float | None = None,
+    gamma: float = 10.0,
     tol: float = 1e-6,
     max_iter: int = 1000,
     rng: np.random.Generator | int | None = None,
@@ -416,7 +366,7 @@ def low_rank_sinkhorn(
         Weight of the entropies H of the factors (as distributions of total 1), in the units of the cost. 0, the
         default, is plain transport within the rank.
     gamma : float, optional
-        Most by which a mirror step moves two logarithms of a row apart. None means 10.
+        Most by which a mirror step moves two logarithms of a row apart.
     tol : float, optional
         The descent ends when the squared slope along its step, in the geometry of the steps and in units of the cost's
         standard deviation under ``a b^T``, is at most this. It says nothing of the marginals, which are exact.
@@ -485,7 +435,7 @@ def low_rank_sinkhorn(
     """
     func = "low_rank_sinkhorn"
     columns = check_count(func, "rank", rank)
-    strength, length = check_number(func, "eps", eps), check_number(func, "gamma", _STEP if gamma is None else gamma)
+    strength, length = check_number(func, "eps", eps), check_number(func, "gamma", gamma)
     if not 0 <= strength < math.inf:
         raise ValueError(f"{func}: `eps` must be at least 0 and finite, got {eps!r}")
     if not 0 < length < math.inf:
