@@ -139,7 +139,8 @@ def per_iteration(
             middle = time.perf_counter()
             f(1 + k)
             times[name].append((time.perf_counter() - middle - (middle - start)) / k)
-    return {name: max(statistics.median(t), 1e-9) for name, t in times.items()}
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    return {name: t for name, t in medians.items() if t > 0}  # else all noise, of very quick runs
 
 
 def dense_contestants(cost: np.ndarray, eps: float, k: int, k_log: int) -> dict[str, tuple[Iterations, int]]:
@@ -293,9 +294,9 @@ def growth(quick: bool) -> dict[str, Any]:
         if room < 1 + copies["entropic"]:
             break
         cost = np.random.default_rng(0).random((n, n))
-        contestants = dense_contestants(cost, 0.1, 30 if n <= 2000 else 2, 1)
+        contestants = dense_contestants(cost, 0.1, 30 if n <= 2000 else 10, 1)
         contestants = {name: c for name, c in contestants.items() if 1 + copies[name] <= room}
-        for name, seconds in per_iteration(contestants, 3 if n <= 4000 else 1, warm_up=n <= 4000).items():
+        for name, seconds in per_iteration(contestants, 3 if n <= 8000 else 1, warm_up=n <= 4000).items():
             dense.setdefault(name, []).append((n, seconds))
         del cost, contestants
     points: dict[str, list[tuple[int, float]]] = {}

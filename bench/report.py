@@ -117,14 +117,14 @@ def _convergence_picture(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = results["convergence"]
-    figure = Figure(figsize=(9, 2.9), dpi=110, layout="constrained")
+    figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained")
     for ax, row in zip(figure.subplots(1, len(rows), sharey=True), rows, strict=True):
         _curves(ax, row["curves"])
         ax.set_ylim(1e-11, 3)
         ax.set_title(f"eps = {row['eps']:g} mean(C)", fontsize=9)
         ax.set_xlabel("seconds")
     figure.axes[0].set_ylabel("L1 marginal error")
-    figure.axes[-1].legend(fontsize=7, loc="lower left")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
     figure.savefig(path)
 
 

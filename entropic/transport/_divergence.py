@@ -133,6 +133,9 @@ def sinkhorn_divergence(
     "sqeuclidean" and "euclidean", and 0 only where the measures are equal. Totals that differ are made up for by
     ``eps (m_a - m_b)**2 / 2``. Time O((n + m)^2 d) a pass, memory O(n + m). Backends: CPU.
 
+    Gradients: ``entropic.vjp(entropic.sinkhorn_divergence, x, y, a, b, eps=eps)``, of the value to points and masses,
+    and with ``wrt=("eps",)`` to eps, by the envelope theorem: one more pass for each problem.
+
     References
     ----------
     Feydy, Sejourne, Vialard, Amari, Trouve and Peyre, "Interpolating between optimal transport and MMD using Sinkhorn
