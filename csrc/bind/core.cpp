@@ -42,6 +42,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("force_isa", [](const std::string& name) { return cpu::force_isa(name.c_str()); }, py::arg("name"));
   m.def("get_num_threads", &cpu::num_threads);
   m.def("set_num_threads", &cpu::set_num_threads, py::arg("n"));
+  bind::register_coupling(m);
   bind::register_logits(m);
   bind::register_transport(m);
 }

@@ -6,6 +6,7 @@
 namespace entropic {
 namespace bind {
 
+void register_coupling(pybind11::module_& m);
 void register_logits(pybind11::module_& m);
 void register_transport(pybind11::module_& m);
 

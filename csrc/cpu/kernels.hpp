@@ -53,6 +53,11 @@ struct TransportKernels {
   GibbsKernels<double> f64;
 };
 
+// See entropic/coupling.hpp.
+struct CouplingKernels {
+  void (*shannon_terms)(const double* x, index_t n, double* out);
+};
+
 struct Kernels {
   const char* name;
   int float_lanes;
@@ -69,6 +74,7 @@ struct Kernels {
   // low.
   void (*scan)(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r, double* low);
   const TransportKernels* transport;
+  const CouplingKernels* coupling;
 
   template <class T>
   const FamilyKernels<T>& of() const;

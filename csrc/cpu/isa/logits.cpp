@@ -204,6 +204,7 @@ const Kernels ENTROPIC_OF_SET(kernels) = {
     to_log_sum_of,
     scan_lanes,
     &ENTROPIC_OF_SET(transport),
+    &ENTROPIC_OF_SET(coupling),
 };
 }  // namespace cpu
 }  // namespace entropic

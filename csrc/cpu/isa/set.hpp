@@ -23,6 +23,7 @@
 namespace entropic {
 namespace cpu {
 
+extern const CouplingKernels ENTROPIC_OF_SET(coupling);
 extern const TransportKernels ENTROPIC_OF_SET(transport);
 
 }  // namespace cpu

@@ -67,4 +67,12 @@ struct CostRange {
 // Whether a marginal of a transport plan is prescribed, and if not, by what it is held.
 enum class Relax : int { exact, kl, tv, range, capped };
 
+// A concave cost of a distribution, a sum of terms: Shannon's entropy in bits, or -+ sum x^order, from which Renyi's
+// (in bits) and Tsallis's entropies follow. Renyi's of order infinity is no sum: it has the largest mass instead.
+enum class Measure : int { shannon, renyi, tsallis };
+struct Functional {
+  Measure measure;
+  double order;
+};
+
 }  // namespace entropic
