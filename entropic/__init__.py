@@ -1,7 +1,8 @@
 """Entropic computations for NumPy and CuPy, compiled.
 
 Every public function is here and in the module of its family: :mod:`entropic.logits` (log-sum-exp, softmax, entropies
-of logits) and :mod:`entropic.transport` (entropic, relaxed, partial and exact optimal transport).
+of logits), :mod:`entropic.transport` (entropic, relaxed, partial and exact optimal transport) and
+:mod:`entropic.coupling` (minimum-entropy couplings, bottlenecks, causal direction).
 """
 
 import importlib.util as _importlib_util
@@ -29,6 +30,22 @@ from ._core import version as __version__
 from ._errors import ConvergenceWarning, DeviceError
 from ._threads import get_num_threads, num_threads, set_num_threads
 from ._vjp import vjp
+from .coupling import (
+    BottleneckCoupling,
+    BottleneckCurve,
+    BottleneckEncoder,
+    Coupling,
+    CouplingBatch,
+    EntropicDirection,
+    bottleneck_coupling,
+    bottleneck_curve,
+    bottleneck_encoder,
+    coupling_lower_bound,
+    entropic_direction,
+    exogenous_entropy,
+    minimum_entropy_coupling,
+    minimum_entropy_coupling_batch,
+)
 from .logits import (
     LogSumExp,
     log_softmax,
@@ -71,8 +88,14 @@ _force_isa_from_environment()
 
 __all__ = [
     "Barycenter",
+    "BottleneckCoupling",
+    "BottleneckCurve",
+    "BottleneckEncoder",
     "ConvergenceWarning",
+    "Coupling",
+    "CouplingBatch",
     "DeviceError",
+    "EntropicDirection",
     "ExactTransport",
     "GaussianTransport",
     "Grid",
@@ -86,7 +109,13 @@ __all__ = [
     "SparseTransport",
     "__version__",
     "barycenter",
+    "bottleneck_coupling",
+    "bottleneck_curve",
+    "bottleneck_encoder",
     "bures_cost",
+    "coupling_lower_bound",
+    "entropic_direction",
+    "exogenous_entropy",
     "free_support_barycenter",
     "gaussian_transport",
     "get_num_threads",
@@ -96,6 +125,8 @@ __all__ = [
     "logmeanexp",
     "logsumexp",
     "low_rank_sinkhorn",
+    "minimum_entropy_coupling",
+    "minimum_entropy_coupling_batch",
     "num_threads",
     "schrodinger_bridge",
     "segment_logsumexp",

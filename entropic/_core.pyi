@@ -8,6 +8,14 @@ import numpy.typing
 
 __all__: list[str] = [
     "TransportCost",
+    "coupling_bound",
+    "coupling_encode",
+    "coupling_entropy",
+    "coupling_exact_atoms",
+    "coupling_greedy_entropy",
+    "coupling_grid",
+    "coupling_solve",
+    "coupling_solve_batch",
     "cuda_build",
     "elementwise",
     "finish_states",
@@ -60,6 +68,61 @@ class TransportCost:
         A grid's costs for so many problems.
         """
 
+def coupling_bound(
+    marginals: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.uint64]],
+    total: typing.SupportsInt | typing.SupportsIndex,
+    which: typing.SupportsInt | typing.SupportsIndex,
+    measure: typing.SupportsInt | typing.SupportsIndex,
+    order: typing.SupportsFloat | typing.SupportsIndex,
+) -> float: ...
+def coupling_encode(
+    mass: typing.Annotated[numpy.typing.ArrayLike, numpy.uint64],
+    total: typing.SupportsInt | typing.SupportsIndex,
+    rate: typing.SupportsFloat | typing.SupportsIndex,
+    search: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[numpy.typing.NDArray[numpy.int32], int, int, int, int, float, float]: ...
+def coupling_entropy(
+    mass: typing.Annotated[numpy.typing.ArrayLike, numpy.uint64],
+    total: typing.SupportsInt | typing.SupportsIndex,
+    measure: typing.SupportsInt | typing.SupportsIndex,
+    order: typing.SupportsFloat | typing.SupportsIndex,
+) -> float: ...
+def coupling_greedy_entropy(
+    marginals: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.uint64]],
+    total: typing.SupportsInt | typing.SupportsIndex,
+    measure: typing.SupportsInt | typing.SupportsIndex,
+    order: typing.SupportsFloat | typing.SupportsIndex,
+) -> tuple[float, float]: ...
+def coupling_grid(
+    p: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+) -> tuple[
+    numpy.typing.NDArray[numpy.uint64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.int64],
+]: ...
+def coupling_solve(
+    marginals: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.uint64]],
+    total: typing.SupportsInt | typing.SupportsIndex,
+    method: typing.SupportsInt | typing.SupportsIndex,
+    measure: typing.SupportsInt | typing.SupportsIndex,
+    order: typing.SupportsFloat | typing.SupportsIndex,
+) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.uint64], float, float, int]: ...
+def coupling_solve_batch(
+    p: typing.Annotated[numpy.typing.ArrayLike, numpy.uint64],
+    q: typing.Annotated[numpy.typing.ArrayLike, numpy.uint64],
+    total: typing.SupportsInt | typing.SupportsIndex,
+    method: typing.SupportsInt | typing.SupportsIndex,
+    measure: typing.SupportsInt | typing.SupportsIndex,
+    order: typing.SupportsFloat | typing.SupportsIndex,
+) -> tuple[
+    numpy.typing.NDArray[numpy.int32],
+    numpy.typing.NDArray[numpy.uint64],
+    numpy.typing.NDArray[numpy.int64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.int32],
+]: ...
 def elementwise(name: str, x: numpy.ndarray) -> numpy.ndarray: ...
 def finish_states(
     fields: numpy.typing.NDArray[numpy.float64], value: typing.SupportsInt | typing.SupportsIndex
@@ -224,5 +287,6 @@ def transport_solve(
     numpy.typing.NDArray[numpy.int32],
 ]: ...
 
+coupling_exact_atoms: int = 22
 cuda_build: str
 version: str
