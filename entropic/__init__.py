@@ -2,7 +2,7 @@
 
 Every public function is here and in the module of its family: :mod:`entropic.logits` (log-sum-exp, softmax, entropies
 of logits), :mod:`entropic.transport` (entropic, relaxed, partial and exact optimal transport) and
-:mod:`entropic.coupling` (minimum-entropy couplings, bottlenecks, causal direction).
+:mod:`entropic.coupling` (minimum-entropy couplings, bottlenecks, messages in sequences, causal direction).
 """
 
 import importlib.util as _importlib_util
@@ -37,6 +37,7 @@ from .coupling import (
     Coupling,
     CouplingBatch,
     EntropicDirection,
+    IterativeCoupling,
     bottleneck_coupling,
     bottleneck_curve,
     bottleneck_encoder,
@@ -100,6 +101,7 @@ __all__ = [
     "GaussianTransport",
     "Grid",
     "InverseTransport",
+    "IterativeCoupling",
     "LogSumExp",
     "LowRankTransport",
     "PointCloud",

@@ -1,7 +1,10 @@
 """Minimum-entropy couplings against the references, closed forms, laws and edges of their note."""
 
+import functools
 import pickle
 import warnings
+from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -49,8 +52,6 @@ def test_grid_is_within_one_unit_and_complete(rng, n):
         rng.random(n) * 1e300,
         rng.random(n) * 1e-300,
     ):
-        from fractions import Fraction
-
         exact = [Fraction(float(x)) for x in p]
         total = sum(exact)
         counts = grid(p)
@@ -645,3 +646,120 @@ def test_dense_product_too_large():
     coupling = entropic.minimum_entropy_coupling(*[np.ones(2)] * 70, method="greedy")
     with pytest.raises(MemoryError, match="toarray: a dense array"):
         coupling.toarray()
+
+
+# ---- messages in sequences -------------------------------------------------------------------------------------------
+
+
+def sequences(nu, prefix=()):
+    """All whole sequences."""
+    q = nu(prefix)
+    if q is None:
+        return [prefix]
+    return [y for symbol, mass in enumerate(q) if mass for y in sequences(nu, (*prefix, symbol))]
+
+
+def random_source(rng, length, alphabet):
+    """Masses of every prefix, some of them zero, as floats that end at random lengths."""
+    table = {}
+
+    def nu(prefix):
+        if prefix not in table:
+            q = rng.dirichlet(np.full(alphabet, 0.7)) * (rng.random(alphabet) < 0.8)
+            q = q if q.any() else np.eye(alphabet)[0]
+            table[prefix] = None if len(prefix) >= length or (prefix and rng.random() < 0.1) else q / q.sum()
+        return table[prefix]
+
+    return nu
+
+
+@pytest.mark.parametrize(
+    ("sizes", "length", "alphabet"), [((4,), 3, 3), ((3, 2), 3, 4), ((2, 2, 2), 4, 2), ((1,), 2, 3)]
+)
+def test_iterative_coupling_is_its_definition(rng, sizes, length, alphabet):
+    """Against the algorithm in fractions, and the laws of a coupling."""
+    nu = random_source(rng, length, alphabet)
+    parts = [rng.dirichlet(np.ones(n)) for n in sizes]
+    coupling = entropic.IterativeCoupling(parts, nu)
+    exact = reference.iterative(
+        [[Fraction(k, GRID) for k in grid(p)] for p in parts],
+        lambda prefix: None if nu(prefix) is None else [Fraction(k, GRID) for k in grid(nu(prefix))],
+    )
+    ys, xs = sequences(nu), list(np.ndindex(*sizes))
+    joint = np.array([[2.0 ** coupling.log_likelihood(x, y) for y in ys] for x in xs])
+    want = np.array([[float(exact[x, y]) for y in ys] for x in xs])
+    np.testing.assert_allclose(joint, want, rtol=1e-10, atol=1e-15)
+    mu = [np.prod([p[i] for p, i in zip(parts, x, strict=True)]) for x in xs]
+    np.testing.assert_allclose(joint.sum(axis=1), mu, rtol=1e-13)
+    chances = [np.prod([nu(y[:t])[y[t]] for t in range(len(y))]) for y in ys]
+    np.testing.assert_allclose(joint.sum(axis=0), chances, rtol=1e-12)
+    for column, y in zip(joint.T, ys, strict=True):
+        posterior = functools.reduce(np.multiply.outer, coupling.posterior(y))
+        np.testing.assert_allclose(posterior.ravel(), column / column.sum(), rtol=1e-10, atol=1e-13)
+        assert np.isclose(posterior[coupling.decode(y)], posterior.max(), rtol=1e-12)
+    information = reference.mutual_information(joint)
+    assert information <= min(reference.mutual_information(np.diag(side)) for side in (mu, chances)) + 1e-12
+
+
+def test_one_part_is_the_table(rng):
+    nu, p = random_source(rng, 3, 4), rng.dirichlet(np.ones(5))
+    one, several = entropic.IterativeCoupling(p, nu), entropic.IterativeCoupling([p], nu)
+    for seed in range(20):
+        x, y = one.sample(seed)
+        assert several.sample(seed) == ((x,), y)
+        assert (several.posterior(y)[0] == one.posterior(y)).all()
+
+
+def test_messages_come_back(rng):
+    """Ten bytes in words of 1000: nothing is misread, and words follow their distribution whatever the message."""
+    words = rng.dirichlet(np.full(1000, 0.1))
+    coupling = entropic.IterativeCoupling(
+        np.full((10, 256), 1 / 256), lambda prefix: np.roll(words, len(prefix)) if len(prefix) < 40 else None
+    )
+    firsts = []
+    for seed in range(150):
+        x, y = coupling.sample(seed)
+        assert coupling.decode(y) == x
+        assert coupling.encode(x, rng=seed) == coupling.encode(x, rng=seed)
+        firsts.append(y[0])
+    expected = np.array([words[:10].sum(), 1 - words[:10].sum()]) * len(firsts)
+    seen = np.bincount(np.array(firsts) >= 10, minlength=2)
+    assert ((seen - expected) ** 2 / expected).sum() < 15
+
+
+def test_encoding_follows_the_conditional(rng):
+    nu, p = random_source(rng, 2, 3), [0.5, 0.3, 0.2]
+    coupling = entropic.IterativeCoupling(p, nu)
+    generator = np.random.default_rng(5)
+    drawn = Counter(coupling.encode(1, generator) for _ in range(4000))
+    for y in sequences(nu):
+        chance = 2.0 ** coupling.log_likelihood(1, y) / 0.3
+        assert abs(drawn[y] - 4000 * chance) < 5 * np.sqrt(4000 * chance * max(0.0, 1 - chance)) + 1e-6
+
+
+def test_iterative_coupling_refuses():
+    def nu(prefix):
+        return [0.5, 0.5, 0.0] if len(prefix) < 2 else None
+
+    coupling = entropic.IterativeCoupling([0.5, 0.5, 0.0], nu)
+    assert coupling.log_likelihood(2, (0, 0)) == -np.inf
+    assert coupling.log_likelihood(0, (2, 0)) == -np.inf
+    assert coupling.log_likelihood(0, (), base=None) == pytest.approx(np.log(0.5))
+    with pytest.raises(ValueError, match=r"encode: `x` has no mass at 2"):
+        coupling.encode(2)
+    with pytest.raises(ValueError, match=r"encode: `x` must be in \[0, 3\), got 3"):
+        coupling.encode(3)
+    with pytest.raises(ValueError, match=r"decode: symbol 2 at 1 has no mass"):
+        coupling.decode((0, 2))
+    with pytest.raises(ValueError, match=r"posterior: the sequence ends after 2 symbols, got 3"):
+        coupling.posterior((0, 1, 0))
+    with pytest.raises(TypeError, match=r"decode: `y` must be a sequence of integers"):
+        coupling.decode(1.5)
+    with pytest.raises(TypeError, match=r"IterativeCoupling: `nu` must be callable"):
+        entropic.IterativeCoupling([1.0], [1.0])
+    with pytest.raises(ValueError, match=r"IterativeCoupling: `mu` must be one distribution or several"):
+        entropic.IterativeCoupling(np.ones((2, 2, 2)), nu)
+    with pytest.raises(ValueError, match=r"`nu\(prefix\)` must hold finite masses"):
+        entropic.IterativeCoupling([0.5, 0.5], lambda prefix: [np.nan, 1.0]).encode(0)
+    with pytest.raises(ValueError, match=r"encode: `x` must have 2 parts, got 1"):
+        entropic.IterativeCoupling([[0.5, 0.5], [1.0]], nu).encode((0,))

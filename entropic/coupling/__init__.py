@@ -11,6 +11,7 @@ from ._bottleneck import (
 )
 from ._causal import EntropicDirection, entropic_direction, exogenous_entropy
 from ._coupling import Coupling, coupling_lower_bound, minimum_entropy_coupling
+from ._iterative import IterativeCoupling
 
 __all__ = [
     "BottleneckCoupling",
@@ -19,6 +20,7 @@ __all__ = [
     "Coupling",
     "CouplingBatch",
     "EntropicDirection",
+    "IterativeCoupling",
     "bottleneck_coupling",
     "bottleneck_curve",
     "bottleneck_encoder",

@@ -12,6 +12,7 @@ import heapq
 import itertools
 import math
 from collections import Counter
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -354,3 +355,57 @@ def composed(joint_xt, joint_ty):
     p_t = joint_ty.sum(axis=1)
     some = p_t > 0
     return joint_xt[:, some] @ (joint_ty[some] / p_t[some, None])
+
+
+# ---- couplings with sequences ----------------------------------------------------------------------------------------
+
+
+def iterative(parts, nu):
+    """Joint distribution {(x, y): probability} of the iterative coupling, in Fractions, over all x and whole sequences y.
+
+    `parts` are lists of Fractions, and ``nu(prefix)`` gives one or None. Each step couples the part of most entropy
+    greedily with the next symbol; proportional rows, found by cross-multiplying, are merged and coupled again.
+    """
+    joint = Counter()
+
+    def emit(x, beliefs, symbols, q, chance):
+        """Yields (symbol, beliefs, chance) for every next symbol given x."""
+        entropies = [entropy([int(p * 10**30) for p in b], 10**30) for b in beliefs]
+        which = max(range(len(beliefs)), key=lambda i: (entropies[i], -i))
+        if len(symbols) == 1 or max(beliefs[which]) == 1:
+            yield from ((s, beliefs, chance * p) for s, p in zip(symbols, q, strict=True))
+            return
+        table = [[0] * len(beliefs[which]) for _ in symbols]
+        unit = math.lcm(*(p.denominator for p in (*q, *beliefs[which])))
+        for (i, j), mass in greedy([p * unit for p in q], [p * unit for p in beliefs[which]]):
+            table[i][j] = Fraction(mass, unit)
+        done = set()
+        for i, row in enumerate(table):
+            if i in done:
+                continue
+            group = [
+                k
+                for k, other in enumerate(table)
+                if all(row[a] * other[b] == row[b] * other[a] for a in range(len(row)) for b in range(a))
+            ]
+            done.update(group)
+            given = chance * sum(table[k][x[which]] for k in group) / beliefs[which][x[which]]
+            if given:
+                total = sum(q[k] for k in group)
+                after = [[mass / sum(row) for mass in row] if w == which else b for w, b in enumerate(beliefs)]
+                yield from emit(x, after, [symbols[k] for k in group], [q[k] / total for k in group], given)
+
+    def extend(x, y, beliefs, chance):
+        q = nu(y)
+        if q is None:
+            joint[x, y] += chance
+            return
+        alive = [s for s, p in enumerate(q) if p]
+        for symbol, after, given in emit(x, beliefs, alive, [q[s] for s in alive], chance):
+            extend(x, (*y, symbol), after, given)
+
+    for x in itertools.product(*(range(len(p)) for p in parts)):
+        chance = math.prod(p[i] for p, i in zip(parts, x, strict=True))
+        if chance:
+            extend(x, (), parts, chance)
+    return joint
