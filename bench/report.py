@@ -28,7 +28,7 @@ def _speed_table(results: dict[str, Any]) -> str:
     for row in results["speed"]:
         ours = row["seconds"]["entropic"]
         peers = ", ".join(f"{k} {_ratio(v / ours)}x" for k, v in row["seconds"].items() if k != "entropic")
-        lines.append(f"| {row['work']} | {row['threads']} | {_time(ours)} | {peers} |")
+        lines.append(f"| {row['work']} | {row['threads']} | {_time(ours)} | {peers or 'none'} |")
     return "\n".join(lines)
 
 
@@ -141,6 +141,50 @@ def _transport_growth_picture(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+def _gap_table(results: dict[str, Any]) -> str:
+    gaps = results["gaps"]
+    lines = [
+        "| greedy, portfolio | " + " | ".join(f"n = {n:,}" for n in gaps["sizes"]) + " |",
+        "|---|" + "---|" * len(gaps["sizes"]),
+    ]
+    for family, pairs in gaps["families"].items():
+        lines.append(f"| {family} | " + " | ".join(f"{g:.2g}, {p:.2g}" for g, p in pairs) + " |")
+    return "\n".join(lines)
+
+
+def _bottleneck_table(results: dict[str, Any]) -> str:
+    lines = ["| rate - I(X; T), mean | published search | pairs | moves (default) | better |", "|---|---|---|---|---|"]
+    for row in results["bottleneck"]:
+        lost = " | ".join(f"{x:.2g}" for x in row["lost"])
+        lines.append(f"| n = {row['n']} | {lost} | {row['better']} of {row['tries']} |")
+    return "\n".join(lines)
+
+
+def _coupling_memory_line(results: dict[str, Any]) -> str:
+    memory = results["memory"]
+    return (
+        f"Two marginals of {memory['n']:,} need {memory['bytes'] / 1e6:.3g} MB beside themselves, "
+        f"{memory['bytes'] / memory['answer']:.2g} times the answer."
+    )
+
+
+def _gap_picture(results: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 3.8), dpi=110, layout="constrained")
+    ax = figure.subplots()
+    for name, points in results["growth"].items():
+        best = name.endswith(("atom-split", "optimum"))
+        style = "-" if name.startswith("portfolio") else "--"
+        ax.loglog(*zip(*points, strict=True), style, marker="o", ms=3.5, lw=2.2 if best else 1.2, label=name)
+    ax.set_xlabel("n = m, Dirichlet(1)")
+    ax.set_ylabel("bits, mean")
+    ax.set_title("entropy of a coupling above a bound or the optimum", fontsize=10)
+    ax.grid(alpha=0.3, which="major")
+    ax.legend(fontsize=7)
+    figure.savefig(path)
+
+
 def _papers() -> str:
     """First line of the docstring of each test in tests/papers: a paper's title."""
     titles = []
@@ -171,7 +215,16 @@ def _transport_parts(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-FAMILIES = {"logits": _logits_parts, "transport": _transport_parts}
+def _coupling_parts(results: dict[str, Any]) -> dict[str, str]:
+    _gap_picture(results, RESULTS / "coupling.png")
+    return {
+        "coupling speed": f"{_speed_table(results)}\n\n{_coupling_memory_line(results)}\n\n{_machine_line(results)}",
+        "coupling gaps": _gap_table(results),
+        "coupling bottleneck": _bottleneck_table(results),
+    }
+
+
+FAMILIES = {"logits": _logits_parts, "transport": _transport_parts, "coupling": _coupling_parts}
 
 
 def main() -> None:
