@@ -49,21 +49,24 @@ bool greedy_many(std::vector<Queue>& queues, Emit&& emit) {
   return true;
 }
 
-// A heap where atoms can be packed, else buckets.
+// A stack for few atoms, a heap where they can be packed, else buckets.
 template <class F>
 auto with_queues(const Sides& sides, std::uint64_t total, F&& f) {
   std::int32_t largest = 0;
-  for (const Sorted& side : sides)
+  std::size_t longest = 0;
+  for (const Sorted& side : sides) {
+    longest = std::max(longest, side.size());
     for (const std::int32_t index : side.index) largest = std::max(largest, index);
-  const Packing packing(total, largest + 1);
-  if (packing.fits()) {
-    std::vector<PackedHeap> heaps;
-    for (const Sorted& side : sides) heaps.emplace_back(side, packing);
-    return f(heaps);
   }
-  std::vector<MonotoneQueue> queues;
-  for (const Sorted& side : sides) queues.emplace_back(side);
-  return f(queues);
+  const Packing packing(total, largest + 1);
+  const auto solve = [&](auto&& queues, const auto&... packed) {
+    queues.reserve(sides.size());
+    for (const Sorted& side : sides) queues.emplace_back(side, packed...);
+    return f(queues);
+  };
+  if (!packing.fits()) return solve(std::vector<MonotoneQueue>());
+  if (longest > PackedStack::kLargest) return solve(std::vector<PackedHeap>(), packing);
+  return solve(std::vector<PackedStack>(), packing);
 }
 
 bool greedy_of_many(const Sides& sides, std::uint64_t total, Cells& cells) {

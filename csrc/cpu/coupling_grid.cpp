@@ -54,21 +54,21 @@ void round_up(std::vector<double>& fractions, index_t wanted, std::uint64_t* out
     double fraction;
     std::size_t index;
   };
-  constexpr int most = 1024;
+  constexpr int most = 1024, few = 64;
   const std::size_t n = fractions.size();
-  const int bins = n < most ? 1 : most;
-  int bin = 0;
-  if (bins > 1) {
-    index_t counts[most] = {};
-    for (const double fraction : fractions)
-      if (fraction >= 0) ++counts[static_cast<int>(fraction * bins)];
-    for (bin = bins - 1; bin > 0 && counts[bin] < wanted; --bin) wanted -= counts[bin];
-  }
+  const int bins = n < few ? few : most;
+  index_t counts[most];
+  std::fill(counts, counts + bins, 0);
+  for (const double fraction : fractions)
+    if (fraction >= 0) ++counts[static_cast<int>(fraction * bins)];
+  int bin = bins - 1;
+  for (; bin > 0 && counts[bin] < wanted; --bin) wanted -= counts[bin];
   const auto raise = [&](std::size_t i) {
     ++out[i];
     fractions[i] = 1 - fractions[i];
   };
   std::vector<Item> edge;
+  edge.reserve(static_cast<std::size_t>(counts[bin]));
   for (std::size_t i = 0; i < n; ++i) {
     if (fractions[i] < 0) continue;
     const int own = static_cast<int>(fractions[i] * bins);
@@ -77,9 +77,10 @@ void round_up(std::vector<double>& fractions, index_t wanted, std::uint64_t* out
   }
   // More than there are positive masses cannot be missing but by the rounding of the sum: then the largest takes it.
   const index_t many = std::min(wanted, static_cast<index_t>(edge.size()));
-  std::nth_element(edge.begin(), edge.begin() + many, edge.end(), [](const Item& a, const Item& b) {
-    return a.fraction != b.fraction ? a.fraction > b.fraction : a.index < b.index;
-  });
+  if (many < static_cast<index_t>(edge.size()))
+    std::nth_element(edge.begin(), edge.begin() + many, edge.end(), [](const Item& a, const Item& b) {
+      return a.fraction != b.fraction ? a.fraction > b.fraction : a.index < b.index;
+    });
   for (index_t k = 0; k < many; ++k) raise(edge[static_cast<std::size_t>(k)].index);
   if (wanted > many) *std::max_element(out, out + n) += static_cast<std::uint64_t>(wanted - many);
 }

@@ -160,6 +160,30 @@ class PackedHeap {
   std::vector<std::uint64_t> keys_;
 };
 
+// Few packed atoms, in order: an atom that was reduced moves down past those above it.
+class PackedStack {
+ public:
+  static constexpr std::size_t kLargest = 48;
+
+  PackedStack(const Sorted& sorted, const Packing& packing) : packing_(packing), size_(sorted.size()) {
+    for (std::size_t i = 0; i < size_; ++i) keys_[size_ - 1 - i] = packing.pack(sorted.mass[i], sorted.index[i]);
+  }
+  bool empty() const { return size_ == 0; }
+  Atom top() const { return {packing_.mass(keys_[size_ - 1]), packing_.index(keys_[size_ - 1])}; }
+  void reduce_top(std::uint64_t mass) {
+    const std::uint64_t key = packing_.with_mass(keys_[size_ - 1], mass);
+    std::size_t hole = size_ - 1;
+    for (; hole > 0 && keys_[hole - 1] > key; --hole) keys_[hole] = keys_[hole - 1];
+    keys_[hole] = key;
+  }
+  void pop() { --size_; }
+
+ private:
+  Packing packing_;
+  std::size_t size_;
+  std::uint64_t keys_[kLargest];
+};
+
 // For many atoms: what is asked for never grows, so untouched atoms are read in their sorted order, and what is left of
 // others waits in buckets by leading bits, each sorted when its turn comes.
 class MonotoneQueue {
