@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 from reference import coupling as reference
 
 import entropic
@@ -254,6 +255,30 @@ def test_marginals_are_the_gridded_inputs_to_the_last_bit(rng):
                     assert (coupling.marginal(i) == want).all()
                     assert np.abs(want - side / side.sum()).max() <= 2.0**-52
                 assert float(np.sum(coupling.mass)) == 1.0
+
+
+def test_ten_thousand_instances(rng):
+    """Marginals to the last bit, greedy within its guarantee, portfolio never worse; zeros, ties and tiny masses."""
+    for n, m in [(1, 6), (5, 5), (16, 9), (40, 64)]:
+        p, q = rng.random((2500, n)), rng.dirichlet(np.full(m, 0.3), 2500) + 1e-300
+        p[::2] = np.exp(-rng.exponential(20, (1250, n)))
+        p[1::4] = rng.integers(1, 4, (625, n))
+        q[::3] = np.where(rng.random(q[::3].shape) < 0.4, 0, q[::3])
+        q[:, 0] += 0.1
+        q[::5] = 1.0
+        p, q = (x / x.sum(axis=1, keepdims=True) for x in (p, q))
+        greedy, portfolio = (
+            entropic.minimum_entropy_coupling_batch(p, q, method=name) for name in ("greedy", "portfolio")
+        )
+        assert (portfolio.entropy <= greedy.entropy).all()
+        assert (greedy.gap <= 0.5307).all()
+        for batch in (greedy, portfolio):
+            counts = (np.asarray(batch.mass) * GRID).astype(np.int64)
+            rows = np.arange(len(p))[:, None]
+            for axis, side in enumerate((p, q)):
+                sums = np.zeros(side.shape, np.int64)
+                np.add.at(sums, (rows, batch.indices[:, :, axis]), counts)
+                assert (sums == _core.coupling_grid(side)[0].astype(np.int64)).all()
 
 
 def test_portfolio_is_never_worse_than_greedy(rng):
@@ -646,6 +671,26 @@ def test_dense_product_too_large():
     coupling = entropic.minimum_entropy_coupling(*[np.ones(2)] * 70, method="greedy")
     with pytest.raises(MemoryError, match="toarray: a dense array"):
         coupling.toarray()
+
+
+# ---- edges of the host -----------------------------------------------------------------------------------------------
+
+
+def test_interrupted_coupling():
+    """Ctrl-C stops the exact solver, and the next call works."""
+    code = """
+import _thread, threading, time, numpy as np, entropic
+rng = np.random.default_rng(0)
+p, q = rng.dirichlet(np.ones(11)), rng.dirichlet(np.ones(11))
+threading.Timer(0.3, _thread.interrupt_main).start()
+start = time.perf_counter()
+try:
+    entropic.minimum_entropy_coupling(p, q, method="exact")
+    print("finished")
+except KeyboardInterrupt:
+    print("stopped", time.perf_counter() - start < 2, entropic.minimum_entropy_coupling(p, q, method="greedy").verify())
+"""
+    assert run_python(code).stdout.split() == ["stopped", "True", "True"]
 
 
 # ---- messages in sequences -------------------------------------------------------------------------------------------
