@@ -303,9 +303,11 @@ def test_same_bits_for_instruction_sets_and_threads(rng):
             for threads in (1, 2, 3):
                 with entropic.num_threads(threads):
                     batch = entropic.minimum_entropy_coupling_batch(p, q, method="portfolio")
+                    greedy = entropic.minimum_entropy_coupling_batch(p, q)
                     one = entropic.minimum_entropy_coupling(p[0][:8], q[0][:7] / q[0][:7].sum() * p[0][:8].sum())
                     code = entropic.bottleneck_encoder(p[0], 2.0)
                     parts = [batch.indices, batch.mass, batch.entropy, batch.lower_bound, one.mass, one.entropy]
+                    parts += [greedy.indices, greedy.mass, greedy.entropy]
                     answers.append(b"".join(np.asarray(x).tobytes() for x in [*parts, code.labels, code.information]))
     finally:
         _core.force_isa(before)
@@ -422,10 +424,14 @@ def test_torch_in_torch_out(rng):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_batch_is_a_loop(rng, method, threads):
-    p, q = rng.dirichlet(np.ones(6), 50), rng.dirichlet(np.ones(5), 50)
+@pytest.mark.parametrize(("n", "m"), [(6, 5), (1, 4), (7, 15), (48, 17), (3, 49)])
+def test_a_batch_is_a_loop(rng, method, threads, n, m):
+    if method == "exact" and n + m > 12:
+        return
+    p, q = rng.dirichlet(np.ones(n), 50), rng.dirichlet(np.ones(m), 50)
     p[::3, 4:] = 0
-    p /= p.sum(axis=1, keepdims=True)
+    q[::4] = rng.integers(1, 3, (13, m))
+    p, q = (x / x.sum(axis=1, keepdims=True) for x in (p, q))
     batch = entropic.minimum_entropy_coupling_batch(p, q, method=method)
     assert len(batch) == 50
     for i in range(50):

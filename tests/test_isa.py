@@ -144,6 +144,8 @@ for points in (x[:, :3].astype(np.float32), x[:, :20]):
     cost = np.abs(points[:, None, 0] - points[:40, 0])
     entropic.sinkhorn(cost, eps=1e-3), entropic.sinkhorn(cost, eps=0.5, rho=1.0), entropic.semidual(cost, np.zeros(40), eps=0.5)
 entropic.sinkhorn(entropic.Grid(np.arange(5.0), np.arange(10.0)), eps=0.5, mass=0.5)
+p = np.abs(x[:, :9]) / np.abs(x[:, :9]).sum(1, keepdims=True)
+entropic.minimum_entropy_coupling_batch(p, p[::-1]), entropic.minimum_entropy_coupling(p[0], p[1], order=0.5)
 print(entropic.show_config()["isa_active"], abs(float(entropic.logsumexp(x)) - np.log(np.exp(x).sum())) < 1e-12)
 """
 

@@ -126,22 +126,6 @@ bool portfolio(const Sides& sides, std::uint64_t total, const Functional& functi
   return keep_better(closest_ratio(sides, found), found, Found::ratio);
 }
 
-bool couple_sorted(const Sides& sides, std::uint64_t total, const Functional& functional, Method method, Cells& cells,
-                   Certificate& certificate) {
-  certificate.bound = bound_of(sides, total, functional, Bound::atom_split);
-  if (sides.size() == 2 && method == Method::portfolio) {
-    if (!portfolio(sides, total, functional, cells, certificate)) return false;
-  } else {
-    const bool search = method == Method::exact;
-    certificate.found = search ? Found::exact : Found::greedy;
-    if (!(search ? exact(sides, total, functional, cells) : greedy(sides, total, cells))) return false;
-    certificate.entropy = entropy_of(cells, total, functional);
-  }
-  if (certificate.found != Found::greedy) sort_cells(cells);
-  certificate.bound = method == Method::exact ? certificate.entropy : std::min(certificate.bound, certificate.entropy);
-  return true;
-}
-
 }  // namespace
 
 void sort_sides(const Problem& problem, Sides& sides) {
@@ -172,6 +156,22 @@ double entropy_of(const std::uint64_t* mass, index_t n, std::uint64_t total, con
   return sum.value();
 }
 
+bool couple_sorted(const Sides& sides, std::uint64_t total, const Functional& functional, Method method, Cells& cells,
+                   Certificate& certificate) {
+  certificate.bound = BoundFinder().find(sides, total, functional, Bound::atom_split);
+  if (sides.size() == 2 && method == Method::portfolio) {
+    if (!portfolio(sides, total, functional, cells, certificate)) return false;
+  } else {
+    const bool search = method == Method::exact;
+    certificate.found = search ? Found::exact : Found::greedy;
+    if (!(search ? exact(sides, total, functional, cells) : greedy(sides, total, cells))) return false;
+    certificate.entropy = entropy_of(cells, total, functional);
+  }
+  if (certificate.found != Found::greedy) sort_cells(cells);
+  certificate.bound = method == Method::exact ? certificate.entropy : std::min(certificate.bound, certificate.entropy);
+  return true;
+}
+
 bool couple(const Problem& problem, Method method, Cells& cells, Certificate& certificate) {
   Sides sides;
   sort_sides(problem, sides);
@@ -197,33 +197,10 @@ bool greedy_entropy(const Problem& problem, Certificate& certificate) {
       });
     });
     const double entropy = sum.value();
-    const double bound = bound_of(sides, problem.total, problem.functional, Bound::atom_split);
+    const double bound = BoundFinder().find(sides, problem.total, problem.functional, Bound::atom_split);
     certificate = {entropy, std::min(bound, entropy), Found::greedy};
   });
   return kept && finished;
-}
-
-bool couple_batch(const Batch& batch, Method method, std::int32_t* index, std::uint64_t* mass, index_t* counts,
-                  Certificate* certificates) {
-  const index_t most = batch.n + batch.m - 1, block = std::max<index_t>(1, 2048 / most);
-  return for_units((batch.batch + block - 1) / block, batch.batch * most, [&](index_t unit) {
-    Problem problem{{{nullptr, batch.n}, {nullptr, batch.m}}, batch.total, batch.functional};
-    Sides sides;
-    Cells cells;
-    for (index_t b = unit * block; b < std::min(batch.batch, (unit + 1) * block); ++b) {
-      problem.marginals[0].mass = batch.p + b * batch.n;
-      problem.marginals[1].mass = batch.q + b * batch.m;
-      cells.index.clear();
-      cells.mass.clear();
-      sort_sides(problem, sides);
-      if (!couple_sorted(sides, batch.total, batch.functional, method, cells, certificates[b])) return;
-      counts[b] = static_cast<index_t>(cells.mass.size());
-      std::copy(cells.index.begin(), cells.index.end(), index + b * most * 2);
-      std::fill(index + b * most * 2 + cells.index.size(), index + (b + 1) * most * 2, 0);
-      std::copy(cells.mass.begin(), cells.mass.end(), mass + b * most);
-      std::fill(mass + b * most + cells.mass.size(), mass + (b + 1) * most, 0);
-    }
-  });
 }
 
 }  // namespace cpu

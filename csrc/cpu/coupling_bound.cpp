@@ -97,8 +97,8 @@ double profile_bound(P profile, std::uint64_t total, const Functional& functiona
 
 // From rank r the largest mass s with s <= g at r + s: g falls, so it is found by walking on while g reaches.
 template <class P>
-Masses majorize_profile(P profile, std::uint64_t total) {
-  Masses masses;
+void majorize_profile(P profile, std::uint64_t total, Masses& masses) {
+  masses.clear();
   for (std::uint64_t rank = 0; rank < total;) {
     std::uint64_t end = rank;
     while (end < total) {
@@ -114,12 +114,12 @@ Masses majorize_profile(P profile, std::uint64_t total) {
     masses.push_back(end - rank);
     rank = end;
   }
-  return masses;
 }
 
 // Sorted masses cut into pieces of at most `largest`.
-Masses split(const Masses& masses, std::uint64_t largest) {
-  Masses pieces, rests;
+void split(const Masses& masses, std::uint64_t largest, Masses& rests, Masses& pieces) {
+  rests.clear();
+  pieces.clear();
   std::size_t i = 0;
   for (; i < masses.size() && masses[i] > largest; ++i) {
     pieces.insert(pieces.end(), static_cast<std::size_t>(masses[i] / largest), largest);
@@ -128,67 +128,56 @@ Masses split(const Masses& masses, std::uint64_t largest) {
   std::sort(rests.begin(), rests.end(), std::greater<std::uint64_t>());
   std::merge(rests.begin(), rests.end(), masses.begin() + static_cast<std::ptrdiff_t>(i), masses.end(),
              std::back_inserter(pieces), std::greater<std::uint64_t>());
-  return pieces;
 }
 
-// The functional of what all lists majorize that is largest: differences of the least prefix sum.
-double meet(const std::vector<const Masses*>& lists, std::uint64_t total, const Functional& functional) {
+}  // namespace
+
+double BoundFinder::meet(std::uint64_t total, const Functional& functional) {
   EntropySum sum(functional, total);
-  std::vector<const Masses*> open = lists;
-  Masses prefix(lists.size(), 0);
   std::uint64_t before = 0;
   for (std::size_t t = 0; before < total; ++t) {
     std::uint64_t least = total;
-    for (std::size_t i = 0; i < open.size(); ++i) {
-      prefix[i] += (*open[i])[t];
-      least = std::min(least, prefix[i]);
+    for (List& list : lists_) {
+      if (t < list.masses->size()) list.prefix += (*list.masses)[t];
+      least = std::min(least, list.prefix);
     }
     sum.add(least - before);
     before = least;
-    for (std::size_t i = open.size(); i-- > 0;)
-      if (t + 1 == open[i]->size()) {
-        open.erase(open.begin() + static_cast<std::ptrdiff_t>(i));
-        prefix.erase(prefix.begin() + static_cast<std::ptrdiff_t>(i));
-      }
   }
   return sum.value();
 }
 
-double split_bound(const Sides& sides, std::uint64_t total, const Functional& functional) {
-  const Masses profile =
-      with_profile(sides, total, [&](auto walk) { return majorize_profile(std::move(walk), total); });
+void BoundFinder::list_split(const Sides& sides, std::uint64_t total) {
   // The least and the second least of the largest masses.
   std::uint64_t least = total, second = total;
   for (const Sorted& side : sides) {
     second = std::min(second, std::max(least, side.mass[0]));
     least = std::min(least, side.mass[0]);
   }
-  std::vector<Masses> pieces;
-  for (const Sorted& side : sides) {
-    const std::uint64_t largest = side.mass[0] == least ? second : least;
-    if (side.mass[0] > largest) pieces.push_back(split(side.mass, largest));
+  pieces_.resize(sides.size());
+  for (std::size_t i = 0; i < sides.size(); ++i) {
+    const Masses& masses = sides[i].mass;
+    const std::uint64_t largest = masses[0] == least ? second : least;
+    if (masses[0] <= largest) continue;
+    split(masses, largest, rests_, pieces_[i]);
+    lists_.push_back({&pieces_[i], 0});
   }
-  std::vector<const Masses*> lists{&profile};
-  for (const Masses& piece : pieces) lists.push_back(&piece);
-  return meet(lists, total, functional);
 }
 
-}  // namespace
-
-double bound_of(const Sides& sides, std::uint64_t total, const Functional& functional, Bound bound) {
+double BoundFinder::find(const Sides& sides, std::uint64_t total, const Functional& functional, Bound bound) {
+  lists_.clear();
   double value = 0;
-  if (bound == Bound::majorization) {
-    std::vector<const Masses*> lists;
-    for (const Sorted& side : sides) lists.push_back(&side.mass);
-    value = meet(lists, total, functional);
-  } else if (bound == Bound::profile) {
+  if (bound == Bound::profile) {
     value = with_profile(sides, total, [&](auto walk) { return profile_bound(std::move(walk), total, functional); });
-  } else if (bound == Bound::majorize_profile) {
-    const Masses masses =
-        with_profile(sides, total, [&](auto walk) { return majorize_profile(std::move(walk), total); });
-    value = meet({&masses}, total, functional);
   } else {
-    value = split_bound(sides, total, functional);
+    if (bound == Bound::majorization) {
+      for (const Sorted& side : sides) lists_.push_back({&side.mass, 0});
+    } else {
+      with_profile(sides, total, [&](auto walk) { majorize_profile(std::move(walk), total, profile_); });
+      lists_.push_back({&profile_, 0});
+      if (bound == Bound::atom_split) list_split(sides, total);
+    }
+    value = meet(total, functional);
   }
   return std::max(0.0, value - rounding_of(functional, value));
 }
@@ -196,7 +185,7 @@ double bound_of(const Sides& sides, std::uint64_t total, const Functional& funct
 double coupling_bound(const Problem& problem, Bound bound) {
   Sides sides;
   sort_sides(problem, sides);
-  return bound_of(sides, problem.total, problem.functional, bound);
+  return BoundFinder().find(sides, problem.total, problem.functional, bound);
 }
 
 }  // namespace cpu

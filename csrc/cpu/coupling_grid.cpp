@@ -1,6 +1,7 @@
 // Masses on the grid of 2^-53. On it every partial sum is exact in float64, so a coupling's marginals can be equal to
 // its inputs to the last bit. Only plain IEEE operations: the same grid on every machine.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -46,46 +47,59 @@ double sum_of(const double* p, index_t n, const Scaling& scaled) {
   return static_cast<double>(high) + rest / limb;
 }
 
-// Adds one to the masses with the `wanted` largest fractions, the first of equal ones. Fractions are counted in bins
-// first, so that only one bin has to be sorted; a fraction below 0 marks a mass of zero, which stays zero. Fractions
-// become what their masses change by.
-void round_up(std::vector<double>& fractions, index_t wanted, std::uint64_t* out) {
+// A mass of zero has no fraction.
+constexpr double kNone = -1;
+
+struct Scratch {
   struct Item {
     double fraction;
-    std::size_t index;
+    index_t index;
   };
-  constexpr int most = 1024, few = 64;
-  const std::size_t n = fractions.size();
-  const int bins = n < few ? few : most;
-  index_t counts[most];
-  std::fill(counts, counts + bins, 0);
-  for (const double fraction : fractions)
-    if (fraction >= 0) ++counts[static_cast<int>(fraction * bins)];
-  int bin = bins - 1;
-  for (; bin > 0 && counts[bin] < wanted; --bin) wanted -= counts[bin];
-  const auto raise = [&](std::size_t i) {
-    ++out[i];
-    fractions[i] = 1 - fractions[i];
-  };
+  std::vector<double> fractions;
   std::vector<Item> edge;
-  edge.reserve(static_cast<std::size_t>(counts[bin]));
-  for (std::size_t i = 0; i < n; ++i) {
-    if (fractions[i] < 0) continue;
-    const int own = static_cast<int>(fractions[i] * bins);
-    if (own == bin) edge.push_back({fractions[i], i});
-    if (own > bin) raise(i);
+};
+
+// Adds one to the masses with the `wanted` largest fractions, the first of equal ones; a mass of zero stays zero.
+// Fractions are counted in bins first, so that only one bin has to be sorted. They become what their masses change by.
+void round_up(Scratch& scratch, index_t n, index_t wanted, std::uint64_t* out) {
+  using Item = Scratch::Item;
+  constexpr index_t fewest = 16, most = 1024;
+  double* fractions = scratch.fractions.data();
+  const int bins = static_cast<int>(std::min(std::max(n, fewest), most));
+  std::array<index_t, most> counts;
+  std::fill(counts.begin(), counts.begin() + bins, 0);
+  for (index_t i = 0; i < n; ++i)
+    if (fractions[i] != kNone) ++counts[static_cast<std::size_t>(fractions[i] * bins)];
+  int bin = bins - 1;
+  for (; bin > 0 && counts[static_cast<std::size_t>(bin)] < wanted; --bin)
+    wanted -= counts[static_cast<std::size_t>(bin)];
+  // Without branches: which masses go up is as good as random, so each item is written and the next may take its place.
+  std::vector<Item>& edge = scratch.edge;
+  edge.resize(static_cast<std::size_t>(counts[static_cast<std::size_t>(bin)] + 1));
+  index_t at_edge = 0;
+  for (index_t i = 0; i < n; ++i) {
+    const double fraction = fractions[i];
+    const int own = static_cast<int>(fraction * bins);
+    edge[static_cast<std::size_t>(at_edge)] = {fraction, i};
+    at_edge += own == bin && fraction != kNone;
+    out[i] += own > bin;
+    fractions[i] = std::fabs(static_cast<double>(own > bin) - std::max(fraction, 0.0));
   }
   // More than there are positive masses cannot be missing but by the rounding of the sum: then the largest takes it.
-  const index_t many = std::min(wanted, static_cast<index_t>(edge.size()));
-  if (many < static_cast<index_t>(edge.size()))
-    std::nth_element(edge.begin(), edge.begin() + many, edge.end(), [](const Item& a, const Item& b) {
+  const index_t many = std::min(wanted, at_edge);
+  if (many < at_edge)
+    std::nth_element(edge.begin(), edge.begin() + many, edge.begin() + at_edge, [](const Item& a, const Item& b) {
       return a.fraction != b.fraction ? a.fraction > b.fraction : a.index < b.index;
     });
-  for (index_t k = 0; k < many; ++k) raise(edge[static_cast<std::size_t>(k)].index);
+  for (index_t k = 0; k < many; ++k) {
+    const Item& item = edge[static_cast<std::size_t>(k)];
+    ++out[item.index];
+    fractions[item.index] = 1 - item.fraction;
+  }
   if (wanted > many) *std::max_element(out, out + n) += static_cast<std::uint64_t>(wanted - many);
 }
 
-GridReport grid_row(const double* p, index_t n, std::uint64_t* out, std::vector<double>& fractions) {
+GridReport grid_row(const double* p, index_t n, std::uint64_t* out, Scratch& scratch) {
   double largest = 0;
   for (index_t i = 0; i < n; ++i) {
     if (!(p[i] >= 0 && p[i] < HUGE_VAL)) return {0, 0, i};
@@ -94,19 +108,20 @@ GridReport grid_row(const double* p, index_t n, std::uint64_t* out, std::vector<
   if (largest == 0) return {0, 0, -1};
   const Scaling scaled(largest);
   const double sum = sum_of(p, n, scaled);
-  fractions.resize(static_cast<std::size_t>(n));
+  scratch.fractions.resize(static_cast<std::size_t>(n));
+  double* fractions = scratch.fractions.data();
   std::uint64_t whole = 0;
   for (index_t i = 0; i < n; ++i) {
     const double units = scaled(p[i]) / sum * static_cast<double>(kTotal);
     const std::int64_t floor = static_cast<std::int64_t>(units);
     out[i] = static_cast<std::uint64_t>(floor);
     whole += out[i];
-    fractions[static_cast<std::size_t>(i)] = p[i] > 0 ? units - static_cast<double>(floor) : -1.0;
+    fractions[i] = p[i] > 0 ? units - static_cast<double>(floor) : kNone;
   }
-  if (whole < kTotal) round_up(fractions, static_cast<index_t>(kTotal - whole), out);
+  if (whole < kTotal) round_up(scratch, n, static_cast<index_t>(kTotal - whole), out);
   // The rounded sum may be below the true one by half an ulp, and all quotients whole.
   if (whole > kTotal) *std::max_element(out, out + n) -= whole - kTotal;
-  const double change = std::max(0.0, *std::max_element(fractions.begin(), fractions.end()));
+  const double change = std::max(0.0, *std::max_element(fractions, fractions + n));
   return {sum / scaled.first / scaled.second, change, -1};
 }
 
@@ -115,9 +130,9 @@ GridReport grid_row(const double* p, index_t n, std::uint64_t* out, std::vector<
 bool grid_masses(const double* p, index_t rows, index_t n, std::uint64_t* out, GridReport* reports) {
   const index_t block = std::max<index_t>(1, 4096 / std::max<index_t>(1, n));
   return for_units((rows + block - 1) / block, rows * n, [&](index_t unit) {
-    std::vector<double> fractions;
+    Scratch scratch;
     for (index_t row = unit * block; row < std::min(rows, (unit + 1) * block); ++row)
-      reports[row] = grid_row(p + row * n, n, out + row * n, fractions);
+      reports[row] = grid_row(p + row * n, n, out + row * n, scratch);
   });
 }
 

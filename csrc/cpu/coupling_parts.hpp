@@ -32,11 +32,11 @@ class EntropySum {
   static constexpr index_t kBlock = 256;
 
   void fold() {
-    for (index_t i = 0; i < count_; ++i) largest_ = std::max(largest_, x_[i]);
     if (functional_.measure == Measure::shannon) {
       for (index_t i = count_; i < count_ + 8; ++i) x_[i] = 1;
       active().coupling->shannon_terms(x_, count_, x_);
     } else {
+      for (index_t i = 0; i < count_; ++i) largest_ = std::max(largest_, x_[i]);
       for (index_t i = 0; i < count_; ++i) x_[i] = concave_term(functional_, x_[i]);
     }
     for (index_t i = 0; i < count_; ++i) sum_.add(x_[i]);
@@ -56,7 +56,31 @@ class EntropySum {
 using Sides = std::vector<Sorted>;
 
 void sort_sides(const Problem& problem, Sides& sides);
-double bound_of(const Sides& sides, std::uint64_t total, const Functional& functional, Bound bound);
+
+// Lower bounds; one that is kept needs no memory for the next problem.
+class BoundFinder {
+ public:
+  double find(const Sides& sides, std::uint64_t total, const Functional& functional, Bound bound);
+
+ private:
+  using Masses = std::vector<std::uint64_t>;
+  struct List {
+    const Masses* masses;
+    std::uint64_t prefix;
+  };
+
+  // The functional of what all lists majorize that is largest: differences of the least prefix sum.
+  double meet(std::uint64_t total, const Functional& functional);
+  void list_split(const Sides& sides, std::uint64_t total);
+
+  std::vector<List> lists_;
+  Masses profile_, rests_;
+  std::vector<Masses> pieces_;
+};
+
+// False if interrupted.
+bool couple_sorted(const Sides& sides, std::uint64_t total, const Functional& functional, Method method, Cells& cells,
+                   Certificate& certificate);
 
 // One heuristic each, for two marginals; false if interrupted.
 bool greedy(const Sides& sides, std::uint64_t total, Cells& cells);

@@ -47,6 +47,7 @@ class Packing {
   Packing(std::uint64_t total, index_t n)
       : shift_(bit_width(static_cast<std::uint64_t>(n))), fits_(n <= kLargest && bit_width(total) + shift_ <= 64) {}
   bool fits() const { return fits_; }
+  int shift() const { return shift_; }
   std::uint64_t pack(std::uint64_t mass, std::int32_t index) const {
     return mass << shift_ | (mask() - static_cast<std::uint64_t>(index));
   }

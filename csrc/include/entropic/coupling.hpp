@@ -69,6 +69,64 @@ ENTROPIC_INLINE void shannon_terms(const double* x, index_t n, double* out) {
   }
 }
 
+// Problems side by side, one a lane: atoms are keys of mass and index, whose bits are positive normal doubles that
+// compare as the integers do, in slots of kLanes.
+constexpr index_t kLanes = 8;
+constexpr std::uint64_t kKeyBias = std::uint64_t(1) << 62;
+
+// Moves the keys of the first slot to their places among the others, which are in order, largest first. The place k
+// takes the larger of what follows and min(what was there, the moved): no slot waits for the one before.
+template <class P>
+ENTROPIC_INLINE void insert_first(double* keys, index_t n) {
+  for (index_t lane = 0; lane < kLanes; lane += P::width) {
+    double* slot = keys + lane;
+    const P moved = P::load(slot);
+    P last = moved;
+    for (index_t k = 1; k < n; ++k, slot += kLanes) {
+      const P next = P::load(slot + kLanes);
+      pick_max(next, pick_min(last, moved)).store(slot);
+      last = next;
+    }
+    pick_min(last, moved).store(slot);
+  }
+}
+
+template <class P>
+ENTROPIC_INLINE void sort_lanes(double* keys, index_t n) {
+  for (index_t first = n - 1; first-- > 0;) insert_first<P>(keys + first * kLanes, n - first);
+}
+
+// Whether no lane has mass in a slot.
+ENTROPIC_INLINE bool is_empty(const double* slot, int shift) {
+  std::uint64_t any_mass = 0;
+  for (index_t lane = 0; lane < kLanes; ++lane) any_mass |= (bit_cast<std::uint64_t>(slot[lane]) ^ kKeyBias) >> shift;
+  return any_mass == 0;
+}
+
+// The greedy couplings of sorted lanes of equal totals: at each step the keys of the largest atoms, and the smaller of
+// their masses, 0 in a lane that has ended. At most n + m - 1 steps; how many there were.
+template <class P>
+ENTROPIC_INLINE index_t greedy_lanes(double* p, index_t n, double* q, index_t m, int shift, std::uint64_t* p_keys,
+                                     std::uint64_t* q_keys, std::uint64_t* masses) {
+  index_t steps = 0;
+  for (; !is_empty(p, shift); ++steps) {
+    for (index_t lane = 0; lane < kLanes; ++lane) {
+      const std::uint64_t a = bit_cast<std::uint64_t>(p[lane]), b = bit_cast<std::uint64_t>(q[lane]);
+      const std::uint64_t mass = ((p[lane] < q[lane] ? a : b) ^ kKeyBias) >> shift;
+      p_keys[steps * kLanes + lane] = a;
+      q_keys[steps * kLanes + lane] = b;
+      masses[steps * kLanes + lane] = mass;
+      p[lane] = bit_cast<double>(a - (mass << shift));
+      q[lane] = bit_cast<double>(b - (mass << shift));
+    }
+    while (n > 1 && is_empty(p + (n - 1) * kLanes, shift)) --n;
+    while (m > 1 && is_empty(q + (m - 1) * kLanes, shift)) --m;
+    insert_first<P>(p, n);
+    insert_first<P>(q, m);
+  }
+  return steps;
+}
+
 using UnfusedScalar = Unfused<Scalar<double>>;
 
 ENTROPIC_INLINE double log2_of(double x) { return log2_unfused(UnfusedScalar(x)).v.v; }

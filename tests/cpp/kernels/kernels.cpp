@@ -2,8 +2,10 @@
 // NEON under an emulator. Linked with csrc/cpu/isa/*.cpp; ENTROPIC_TEST_KERNELS names the table.
 #include "../../../csrc/cpu/kernels.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -140,6 +142,65 @@ void test_functions(const FamilyKernels<T>& k) {
   }
 }
 
+// The largest keys meet, one lane at a time.
+static void test_couplings(const CouplingKernels& k) {
+  constexpr int lanes = 8, shift = 6;
+  constexpr std::uint64_t bias = std::uint64_t(1) << 62;
+  std::mt19937_64 random(5);
+  const auto bits = [](double key) {
+    std::uint64_t out;
+    std::memcpy(&out, &key, sizeof(out));
+    return out;
+  };
+  for (const int n : {1, 2, 7, 16}) {
+    const int m = n + 3;
+    std::vector<double> p(n * lanes), q(m * lanes);
+    std::vector<std::uint64_t> sides[lanes][2];
+    for (int lane = 0; lane < lanes - 1; ++lane) {
+      for (int side = 0; side < 2; ++side) {
+        const int size = side ? m : n;
+        std::uint64_t rest = std::uint64_t(1) << (lane ? 53 : 5);
+        for (int i = 0; i < size; ++i) {
+          const std::uint64_t mass = i + 1 < size ? random() % (rest / size + 1) : rest;
+          sides[lane][side].push_back(bias | mass << shift | static_cast<std::uint64_t>(i));
+          rest -= mass;
+        }
+      }
+    }
+    for (int side = 0; side < 2; ++side) {
+      std::vector<double>& keys = side ? q : p;
+      for (int i = 0; i < (side ? m : n); ++i)
+        for (int lane = 0; lane < lanes; ++lane) {
+          const std::uint64_t key = lane == lanes - 1 ? bias | static_cast<std::uint64_t>(i) : sides[lane][side][i];
+          std::memcpy(&keys[i * lanes + lane], &key, sizeof(key));
+        }
+    }
+    k.sort_lanes(p.data(), n);
+    k.sort_lanes(q.data(), m);
+    for (int lane = 0; lane < lanes; ++lane)
+      for (int i = 1; i < m; ++i)
+        check(bits(q[i * lanes + lane]) < bits(q[(i - 1) * lanes + lane]), "sort_lanes", i, lane);
+    std::vector<std::uint64_t> p_keys((n + m) * lanes), q_keys(p_keys.size()), masses(p_keys.size());
+    const index_t steps = k.greedy_lanes(p.data(), n, q.data(), m, shift, p_keys.data(), q_keys.data(), masses.data());
+    for (int lane = 0; lane < lanes; ++lane)
+      for (index_t step = 0; step < steps; ++step) {
+        const index_t at = step * lanes + lane;
+        std::uint64_t mass = 0;
+        if (lane < lanes - 1) {
+          const auto a = std::max_element(sides[lane][0].begin(), sides[lane][0].end()),
+                     b = std::max_element(sides[lane][1].begin(), sides[lane][1].end());
+          mass = (std::min(*a, *b) - bias) >> shift;
+          if (mass) check(p_keys[at] == *a && q_keys[at] == *b, "greedy_lanes", double(step), lane);
+          *a -= mass << shift;
+          *b -= mass << shift;
+        }
+        check(masses[at] == mass, "greedy_lanes", double(masses[at]), double(mass));
+      }
+    for (int lane = 0; lane < lanes - 1; ++lane)
+      for (const std::uint64_t key : sides[lane][1]) check((key - bias) >> shift == 0, "rest", double(key), lane);
+  }
+}
+
 int main() {
   const Kernels& k = ENTROPIC_TEST_KERNELS;
   test_functions(k.f32);
@@ -148,6 +209,8 @@ int main() {
   test_rows(k.f64);
   test_lanes(k.f32);
   test_lanes(k.f64);
+
+  test_couplings(*k.coupling);
 
   double a[] = {50, 3, 50, 1}, b[] = {1, 2, -1, 0};
   SignedSum s{-HUGE_VAL, 0, 0};
