@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "coupling.hpp"
+#include "dispatch.hpp"
 #include "pool.hpp"
 
 namespace entropic {
@@ -49,6 +50,10 @@ double sum_of(const double* p, index_t n, const Scaling& scaled) {
 
 // A mass of zero has no fraction.
 constexpr double kNone = -1;
+// Comparing so many fractions with each other is faster than a search.
+constexpr index_t kFew = 32;
+// Kernels take whole packs.
+constexpr index_t kPadding = 7;
 
 struct Scratch {
   struct Item {
@@ -59,12 +64,32 @@ struct Scratch {
   std::vector<Item> edge;
 };
 
+// A fraction becomes what its mass changes by.
+void raise(double& fraction, std::uint64_t& mass, bool up) {
+  mass += up;
+  fraction = std::fabs(static_cast<double>(up) - std::max(fraction, 0.0));
+}
+
+// Few fractions: one goes up if fewer than `wanted` are larger. False, and nothing is done, where equal ones compete.
+bool round_up_few(double* fractions, index_t n, index_t wanted, std::uint64_t* out) {
+  double larger[kFew + kPadding];
+  active().coupling->count_larger(fractions, n, larger);
+  const double limit = static_cast<double>(wanted);
+  index_t ups = 0;
+  for (index_t i = 0; i < n; ++i)
+    ups += static_cast<index_t>(larger[i] < limit) & static_cast<index_t>(fractions[i] != kNone);
+  if (ups != wanted) return false;
+  for (index_t i = 0; i < n; ++i) raise(fractions[i], out[i], larger[i] < limit);
+  return true;
+}
+
 // Adds one to the masses with the `wanted` largest fractions, the first of equal ones; a mass of zero stays zero.
-// Fractions are counted in bins first, so that only one bin has to be sorted. They become what their masses change by.
+// Fractions are counted in bins first, so that only one bin has to be sorted.
 void round_up(Scratch& scratch, index_t n, index_t wanted, std::uint64_t* out) {
   using Item = Scratch::Item;
   constexpr index_t fewest = 16, most = 1024;
   double* fractions = scratch.fractions.data();
+  if (n <= kFew && round_up_few(fractions, n, wanted, out)) return;
   const int bins = static_cast<int>(std::min(std::max(n, fewest), most));
   std::array<index_t, most> counts;
   std::fill(counts.begin(), counts.begin() + bins, 0);
@@ -82,8 +107,7 @@ void round_up(Scratch& scratch, index_t n, index_t wanted, std::uint64_t* out) {
     const int own = static_cast<int>(fraction * bins);
     edge[static_cast<std::size_t>(at_edge)] = {fraction, i};
     at_edge += own == bin && fraction != kNone;
-    out[i] += own > bin;
-    fractions[i] = std::fabs(static_cast<double>(own > bin) - std::max(fraction, 0.0));
+    raise(fractions[i], out[i], own > bin);
   }
   // More than there are positive masses cannot be missing but by the rounding of the sum: then the largest takes it.
   const index_t many = std::min(wanted, at_edge);
@@ -93,8 +117,7 @@ void round_up(Scratch& scratch, index_t n, index_t wanted, std::uint64_t* out) {
     });
   for (index_t k = 0; k < many; ++k) {
     const Item& item = edge[static_cast<std::size_t>(k)];
-    ++out[item.index];
-    fractions[item.index] = 1 - item.fraction;
+    raise(fractions[item.index], out[item.index], true);
   }
   if (wanted > many) *std::max_element(out, out + n) += static_cast<std::uint64_t>(wanted - many);
 }
@@ -108,7 +131,7 @@ GridReport grid_row(const double* p, index_t n, std::uint64_t* out, Scratch& scr
   if (largest == 0) return {0, 0, -1};
   const Scaling scaled(largest);
   const double sum = sum_of(p, n, scaled);
-  scratch.fractions.resize(static_cast<std::size_t>(n));
+  scratch.fractions.resize(static_cast<std::size_t>(n + kPadding));
   double* fractions = scratch.fractions.data();
   std::uint64_t whole = 0;
   for (index_t i = 0; i < n; ++i) {

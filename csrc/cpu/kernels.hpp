@@ -56,6 +56,7 @@ struct TransportKernels {
 // See entropic/coupling.hpp.
 struct CouplingKernels {
   void (*shannon_terms)(const double* x, index_t n, double* out);
+  void (*count_larger)(const double* x, index_t n, double* larger);
   void (*sort_lanes)(double* keys, index_t n);
   index_t (*greedy_lanes)(double* p, index_t n, double* q, index_t m, int shift, std::uint64_t* p_keys,
                           std::uint64_t* q_keys, std::uint64_t* masses);

@@ -127,6 +127,17 @@ ENTROPIC_INLINE index_t greedy_lanes(double* p, index_t n, double* q, index_t m,
   return steps;
 }
 
+// larger_i = how many of n numbers are larger than x_i, in whole packs: both have room for 7 more.
+template <class P>
+ENTROPIC_INLINE void count_larger(const double* x, index_t n, double* larger) {
+  for (index_t i = 0; i < n; i += P::width) {
+    const P own = P::load(x + i);
+    P count(0.0);
+    for (index_t j = 0; j < n; ++j) count = count + zero_unless(greater(P(x[j]), own), P(1.0));
+    count.store(larger + i);
+  }
+}
+
 using UnfusedScalar = Unfused<Scalar<double>>;
 
 ENTROPIC_INLINE double log2_of(double x) { return log2_unfused(UnfusedScalar(x)).v.v; }
