@@ -290,7 +290,7 @@ def bottleneck_coupling(
     masses = as_masses(func, ["p", "q"], (p, q))
     check_method(func, method, masses)
     source = Masses(masses.counts[:1], masses.total, masses.grid_error, masses.dtype, masses.backend)
-    best: BottleneckCoupling | None = None
+    found = []
     bits = functional.scale
     cap = sum(_entropy(m, masses.total) for m in masses.counts)
     cap -= float(_core.coupling_bound(masses.counts, masses.total, 3, SHANNON_BITS.measure, SHANNON_BITS.order))
@@ -301,10 +301,8 @@ def bottleneck_coupling(
         )
         decoder = couple(pair, check_method(func, method, pair), functional)
         information = _through_information(encoder, decoder) * bits
-        if best is None or information > best.information:
-            best = BottleneckCoupling(encoder, decoder, limit, information, min(limit, cap * bits), masses.backend)
-    assert best is not None
-    return best
+        found.append(BottleneckCoupling(encoder, decoder, limit, information, min(limit, cap * bits), masses.backend))
+    return max(found, key=lambda result: result.information)
 
 
 @dataclass(frozen=True)
