@@ -41,7 +41,8 @@ class Backend:
         host = np.asarray(result)
         if self.library == "torch":
             torch = sys.modules["torch"]
-            return _torch_from_numpy(torch, host)
+            # torch has no read-only arrays: a write would reach what the result keeps.
+            return _torch_from_numpy(torch, host if host.flags.writeable else host.copy())
         if self.library == "jax":
             return sys.modules["jax"].numpy.asarray(host)
         return sys.modules[self.library].from_dlpack(host)

@@ -673,6 +673,48 @@ def test_sums_to_rounding_are_accepted():
     assert coupling.verify()
 
 
+def test_sums_beyond_floating_point():
+    """Finite masses whose sum is not: compared, not let through, and without a warning."""
+    p = np.array([1e308, 1e308])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert entropic.minimum_entropy_coupling(p, p).entropy == 1
+        assert entropic.minimum_entropy_coupling_batch(p[None], p[None]).entropy[0] == pytest.approx(1)
+        with pytest.raises(ValueError, match=r"`marginals\[1\] / 2\*\*64` to 1\.6"):
+            entropic.minimum_entropy_coupling(p, 1.5 * p)
+
+
+def test_counts_are_divided_as_finely_as_floats():
+    """A small total does not make a code coarse."""
+    for p in ([1, 1, 1], [True, True], [5, 2, 1]):
+        for rate in (0.1, 0.5, 0.9):
+            counts = entropic.bottleneck_encoder(p, rate)
+            floats = entropic.bottleneck_encoder(np.asarray(p, np.float64), rate)
+            assert counts.information == pytest.approx(floats.information, abs=1e-12)
+            assert counts.information > 0
+        pair = entropic.bottleneck_coupling(p, p, 0.5)
+        assert pair.information == pytest.approx(
+            entropic.bottleneck_coupling(np.asarray(p, float), np.asarray(p, float), 0.5).information, abs=1e-9
+        )
+
+
+def test_a_batch_is_indexed_by_integers():
+    batch = entropic.minimum_entropy_coupling_batch([[0.5, 0.5]], [[1.0, 0.0]])
+    with pytest.raises(TypeError, match="slice"):
+        batch[0:1]
+
+
+def test_torch_results_may_be_written():
+    """torch has no read-only arrays: what it gets is its own."""
+    torch = pytest.importorskip("torch")
+    coupling = entropic.minimum_entropy_coupling(torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.5]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        coupling.indices[:] = 1
+    assert coupling.verify()
+    assert torch.equal(coupling.toarray(), torch.tensor([[0.5, 0.0], [0.0, 0.5]]))
+
+
 def test_dense_product_too_large():
     coupling = entropic.minimum_entropy_coupling(*[np.ones(2)] * 70, method="greedy")
     with pytest.raises(MemoryError, match="toarray: a dense array"):

@@ -538,7 +538,8 @@ template <class T>
 bool reduce_dot_values(const T* x, index_t rows, const T* y, index_t cols, index_t depth, T scale, Value value,
                        T* out) {
   const Kernels& kernels = active();
-  return reduce_rows(PointScore<T>(x, rows, y, cols, depth, Metric::dot, scale), LogSumReducer<T>(kernels, value == Value::entropy),
+  return reduce_rows(PointScore<T>(x, rows, y, cols, depth, Metric::dot, scale),
+                     LogSumReducer<T>(kernels, value == Value::entropy),
                      [&](index_t first, index_t count, const LogSum* states) {
                        kernels.of<T>().finish(value, states, count, static_cast<double>(cols), out + first);
                      });

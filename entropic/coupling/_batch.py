@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,7 @@ class CouplingBatch:
         return self._backend.wrap(np.maximum(0.0, self._values[0] - self._values[1]))
 
     def __getitem__(self, i: int) -> Coupling:
+        i = operator.index(i)
         cells = int(self._values[2][i])
         return Coupling(
             shape=(self._marginals[0].shape[1], self._marginals[1].shape[1]),

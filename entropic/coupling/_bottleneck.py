@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from .. import _core
 from .._backend import Array, Backend
 from ._coupling import SHANNON_BITS, Coupling, check_functional, check_method, couple
-from ._masses import Masses, as_masses, check_choice
+from ._masses import GRID, Masses, as_masses, check_choice
 
 _SEARCHES = ("greedy", "pairs", "moves")
 
@@ -107,7 +107,13 @@ def check_rate(func: str, rate: Any) -> float:
         raise TypeError(f"{func}: `rate` must be a number, got {rate!r}")
     if not rate >= 0:
         raise ValueError(f"{func}: `rate` must not be negative, got {rate!r}")
-    return float(rate)
+    return float(rate) + 0.0  # no -0.0
+
+
+def _refined(masses: Masses) -> Masses:
+    """Counts of a small total are too coarse to be divided between labels."""
+    factor = max(1, GRID // masses.total)
+    return replace(masses, counts=[counts * np.uint64(factor) for counts in masses.counts], total=masses.total * factor)
 
 
 def _entropy(counts: np.ndarray, total: int) -> float:
@@ -179,7 +185,7 @@ def bottleneck_encoder(p: Array, rate: float, *, method: str = "moves", base: fl
     functional = check_functional(func, base, 1.0, False)
     limit = check_rate(func, rate)
     search = check_choice(func, "method", method, _SEARCHES)
-    return _encode(as_masses(func, ["p"], (p,)), limit, functional.scale, search)
+    return _encode(_refined(as_masses(func, ["p"], (p,))), limit, functional.scale, search)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -287,7 +293,7 @@ def bottleneck_coupling(
     func = "bottleneck_coupling"
     functional = check_functional(func, base, 1.0, False)
     limit = check_rate(func, rate)
-    masses = as_masses(func, ["p", "q"], (p, q))
+    masses = _refined(as_masses(func, ["p", "q"], (p, q)))
     check_method(func, method, masses)
     source = Masses(masses.counts[:1], masses.total, masses.grid_error, masses.dtype, masses.backend)
     found = []

@@ -162,7 +162,7 @@ class Coupling:
         return self._wrap(self._dense(self.shape, self._indices, self._as_mass(self._counts)))
 
     def _dense(self, shape: tuple[int, ...], indices: np.ndarray, mass: np.ndarray) -> np.ndarray:
-        if math.prod(shape) * mass.dtype.itemsize >= 2**63 or len(shape) > 64:
+        if math.prod(shape) * mass.dtype.itemsize >= 2**63 or len(shape) > 63:
             raise MemoryError(f"toarray: a dense array of shape {shape} is too large; use `indices` and `mass`")
         dense = np.zeros(shape, dtype=mass.dtype)
         dense[tuple(indices.T)] = mass
