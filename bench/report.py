@@ -204,6 +204,31 @@ def _logits_parts(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _cuda_table(results: dict[str, Any]) -> str:
+    lines = [
+        "| on the GPU | logsumexp | torch / ours | of the memory rate | entropy | torch / ours |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in results["rows"]:
+        s = row["seconds"]
+        lse, entropy = s["entropic logsumexp"], s["entropic entropy"]
+        lines.append(
+            f"| {row['shape'][0]:,} x {row['shape'][1]:,} {row['dtype']} | {_time(lse)}"
+            f" | {_ratio(s['torch logsumexp'] / lse)}x | {row['logsumexp_of_copy']:.0%}"
+            f" | {_time(entropy)} | {_ratio(s['torch entropy'] / entropy)}x |"
+        )
+    return "\n".join(lines)
+
+
+def _cuda_parts(results: dict[str, Any]) -> dict[str, str]:
+    m = results["machine"]
+    line = (
+        f"Measured on {m['gpu']}, Python {m['python']}, torch {m['torch']}, by `bench/bench_cuda.py`; the memory rate"
+        " is that of a copy on the same card, its reads and writes counted; medians of interleaved rounds."
+    )
+    return {"cuda speed": f"{_cuda_table(results)}\n\n{line}"}
+
+
 def _transport_parts(results: dict[str, Any]) -> dict[str, str]:
     _convergence_picture(results, RESULTS / "transport_convergence.png")
     _transport_growth_picture(results, RESULTS / "transport_growth.png")
@@ -224,7 +249,7 @@ def _coupling_parts(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-FAMILIES = {"logits": _logits_parts, "transport": _transport_parts, "coupling": _coupling_parts}
+FAMILIES = {"logits": _logits_parts, "cuda": _cuda_parts, "transport": _transport_parts, "coupling": _coupling_parts}
 
 
 def main() -> None:
