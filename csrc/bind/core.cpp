@@ -44,5 +44,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("set_num_threads", &cpu::set_num_threads, py::arg("n"));
   bind::register_coupling(m);
   bind::register_logits(m);
+  bind::register_neighbors(m);
   bind::register_transport(m);
 }

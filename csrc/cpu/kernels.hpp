@@ -62,6 +62,27 @@ struct CouplingKernels {
                           std::uint64_t* q_keys, std::uint64_t* masses);
 };
 
+// Points that searches are for, adjacent: their coordinates, those as the leaves have them (or null) with their norms,
+// their numbers (or null), and their places.
+struct QueryBlock {
+  index_t count;
+  const double* q;
+  const float* rounded;
+  const double* norm;
+  const index_t* self;
+  const index_t* place;
+  index_t exclude;
+};
+
+// See entropic/neighbors.hpp. Distances and radii of the Euclidean metric are squares.
+struct NeighborKernels {
+  // The k nearest of each query in ascending order, k to a query; where there are fewer, infinity and -1.
+  void (*nearest)(const PointTree& tree, Metric metric, const QueryBlock& queries, index_t k, double* distance,
+                  std::int64_t* index);
+  // How many points lie nearer than each query's radius.
+  void (*count)(const PointTree& tree, Metric metric, const QueryBlock& queries, const double* radius, index_t* count);
+};
+
 struct Kernels {
   const char* name;
   int float_lanes;
@@ -79,6 +100,7 @@ struct Kernels {
   void (*scan)(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r, double* low);
   const TransportKernels* transport;
   const CouplingKernels* coupling;
+  const NeighborKernels* neighbors;
 
   template <class T>
   const FamilyKernels<T>& of() const;

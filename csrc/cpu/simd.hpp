@@ -97,27 +97,29 @@ struct Pack<float> {
   ENTROPIC_INLINE float largest() const { return largest_of(*this); }
 };
 
-#define ENTROPIC_SSE2_ARITHMETIC(T, suffix, isuffix, Vector, shift)                                   \
-  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return _mm_add_##suffix(a.v, b.v); }      \
-  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm_sub_##suffix(a.v, b.v); }      \
-  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm_mul_##suffix(a.v, b.v); }      \
-  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm_div_##suffix(a.v, b.v); }      \
-  ENTROPIC_INLINE Pack<T> sqrt(Pack<T> a) { return _mm_sqrt_##suffix(a.v); }                          \
-  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return a * b + c; }                  \
-  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm_max_##suffix(a.v, b.v); }       \
-  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm_min_##suffix(a.v, b.v); }       \
-  ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return _mm_cmpgt_##suffix(a.v, b.v); }       \
-  ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return _mm_cmpeq_##suffix(a.v, b.v); }         \
-  ENTROPIC_INLINE Vector not_equal(Pack<T> a, Pack<T> b) { return _mm_cmpneq_##suffix(a.v, b.v); }    \
-  ENTROPIC_INLINE Vector above_or_nan(Pack<T> a, Pack<T> b) { return _mm_cmpnle_##suffix(a.v, b.v); } \
-  ENTROPIC_INLINE bool any(Vector mask) { return _mm_movemask_##suffix(mask) != 0; }                  \
-  ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm_and_##suffix(mask, a.v); } \
-  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) {                                 \
-    return _mm_or_##suffix(_mm_and_##suffix(mask, a.v), _mm_andnot_##suffix(mask, b.v));              \
-  }                                                                                                   \
-  ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                        \
-    const __m128i n = _mm_slli_##isuffix(_mm_cast##suffix##_si128(t.v), shift);                       \
-    return _mm_castsi128_##suffix(_mm_add_##isuffix(_mm_cast##suffix##_si128(p.v), n));               \
+#define ENTROPIC_SSE2_ARITHMETIC(T, suffix, isuffix, Vector, shift)                                              \
+  ENTROPIC_INLINE Pack<T> operator+(Pack<T> a, Pack<T> b) { return _mm_add_##suffix(a.v, b.v); }                 \
+  ENTROPIC_INLINE Pack<T> operator-(Pack<T> a, Pack<T> b) { return _mm_sub_##suffix(a.v, b.v); }                 \
+  ENTROPIC_INLINE Pack<T> operator*(Pack<T> a, Pack<T> b) { return _mm_mul_##suffix(a.v, b.v); }                 \
+  ENTROPIC_INLINE Pack<T> operator/(Pack<T> a, Pack<T> b) { return _mm_div_##suffix(a.v, b.v); }                 \
+  ENTROPIC_INLINE Pack<T> sqrt(Pack<T> a) { return _mm_sqrt_##suffix(a.v); }                                     \
+  ENTROPIC_INLINE Pack<T> fma(Pack<T> a, Pack<T> b, Pack<T> c) { return a * b + c; }                             \
+  ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return _mm_max_##suffix(a.v, b.v); }                  \
+  ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return _mm_min_##suffix(a.v, b.v); }                  \
+  ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return _mm_cmpgt_##suffix(a.v, b.v); }                  \
+  ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return _mm_cmpeq_##suffix(a.v, b.v); }                    \
+  ENTROPIC_INLINE Vector not_equal(Pack<T> a, Pack<T> b) { return _mm_cmpneq_##suffix(a.v, b.v); }               \
+  ENTROPIC_INLINE Vector above_or_nan(Pack<T> a, Pack<T> b) { return _mm_cmpnle_##suffix(a.v, b.v); }            \
+  ENTROPIC_INLINE Pack<T> absolute(Pack<T> a) { return _mm_andnot_##suffix(Pack<T>(T(-0.0)).v, a.v); }           \
+  ENTROPIC_INLINE bool any(Vector mask) { return _mm_movemask_##suffix(mask) != 0; }                             \
+  ENTROPIC_INLINE unsigned lane_bits(Vector mask) { return static_cast<unsigned>(_mm_movemask_##suffix(mask)); } \
+  ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm_and_##suffix(mask, a.v); }            \
+  ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) {                                            \
+    return _mm_or_##suffix(_mm_and_##suffix(mask, a.v), _mm_andnot_##suffix(mask, b.v));                         \
+  }                                                                                                              \
+  ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                                   \
+    const __m128i n = _mm_slli_##isuffix(_mm_cast##suffix##_si128(t.v), shift);                                  \
+    return _mm_castsi128_##suffix(_mm_add_##isuffix(_mm_cast##suffix##_si128(p.v), n));                          \
   }
 
 ENTROPIC_SSE2_ARITHMETIC(float, ps, epi32, __m128, 23)
@@ -210,7 +212,9 @@ struct Pack<float> {
   ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_EQ_OQ); }             \
   ENTROPIC_INLINE Vector not_equal(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_NEQ_UQ); }        \
   ENTROPIC_INLINE Vector above_or_nan(Pack<T> a, Pack<T> b) { return _mm256_cmp_##suffix(a.v, b.v, _CMP_NLE_UQ); }     \
+  ENTROPIC_INLINE Pack<T> absolute(Pack<T> a) { return _mm256_andnot_##suffix(Pack<T>(T(-0.0)).v, a.v); }              \
   ENTROPIC_INLINE bool any(Vector mask) { return _mm256_movemask_##suffix(mask) != 0; }                                \
+  ENTROPIC_INLINE unsigned lane_bits(Vector mask) { return static_cast<unsigned>(_mm256_movemask_##suffix(mask)); }    \
   ENTROPIC_INLINE Pack<T> zero_unless(Vector mask, Pack<T> a) { return _mm256_and_##suffix(mask, a.v); }               \
   ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) { return _mm256_blendv_##suffix(b.v, a.v, mask); } \
   ENTROPIC_INLINE Pack<T> add_exponent(Pack<T> p, Pack<T> t) {                                                         \
@@ -332,7 +336,9 @@ struct Pack<float> {
   ENTROPIC_INLINE MaskType above_or_nan(Pack<T> a, Pack<T> b) {                                                       \
     return _mm512_cmp_##suffix##_mask(a.v, b.v, _CMP_NLE_UQ);                                                         \
   }                                                                                                                   \
+  ENTROPIC_INLINE Pack<T> absolute(Pack<T> a) { return _mm512_abs_##suffix(a.v); }                                    \
   ENTROPIC_INLINE bool any(MaskType mask) { return mask != 0; }                                                       \
+  ENTROPIC_INLINE unsigned lane_bits(MaskType mask) { return mask; }                                                  \
   ENTROPIC_INLINE Pack<T> zero_unless(MaskType mask, Pack<T> a) { return _mm512_maskz_mov_##suffix(mask, a.v); }      \
   ENTROPIC_INLINE Pack<T> select(MaskType mask, Pack<T> a, Pack<T> b) {                                               \
     return _mm512_mask_blend_##suffix(mask, b.v, a.v);                                                                \
@@ -422,6 +428,7 @@ struct Pack<float> {
   ENTROPIC_INLINE Vector greater(Pack<T> a, Pack<T> b) { return vcgtq_f##bits(a.v, b.v); }                    \
   ENTROPIC_INLINE Vector equal(Pack<T> a, Pack<T> b) { return vceqq_f##bits(a.v, b.v); }                      \
   ENTROPIC_INLINE Pack<T> select(Vector mask, Pack<T> a, Pack<T> b) { return vbslq_f##bits(mask, a.v, b.v); } \
+  ENTROPIC_INLINE Pack<T> absolute(Pack<T> a) { return vabsq_f##bits(a.v); }                                  \
   /* vmaxq and vminq return nan if either is: not what pick_max and pick_min mean. */                         \
   ENTROPIC_INLINE Pack<T> pick_max(Pack<T> a, Pack<T> b) { return select(greater(a, b), a, b); }              \
   ENTROPIC_INLINE Pack<T> pick_min(Pack<T> a, Pack<T> b) { return select(greater(b, a), a, b); }              \
@@ -441,6 +448,13 @@ ENTROPIC_INLINE uint32x4_t above_or_nan(Pack<float> a, Pack<float> b) { return v
 ENTROPIC_INLINE uint64x2_t above_or_nan(Pack<double> a, Pack<double> b) { return invert(vcleq_f64(a.v, b.v)); }
 ENTROPIC_INLINE bool any(uint32x4_t mask) { return vmaxvq_u32(mask) != 0; }
 ENTROPIC_INLINE bool any(uint64x2_t mask) { return vmaxvq_u32(vreinterpretq_u32_u64(mask)) != 0; }
+ENTROPIC_INLINE unsigned lane_bits(uint32x4_t mask) {
+  const std::uint32_t bit[4] = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(mask, vld1q_u32(bit)));
+}
+ENTROPIC_INLINE unsigned lane_bits(uint64x2_t mask) {
+  return static_cast<unsigned>((vgetq_lane_u64(mask, 0) & 1) | (vgetq_lane_u64(mask, 1) & 2));
+}
 ENTROPIC_INLINE Pack<float> add_exponent(Pack<float> p, Pack<float> t) {
   const uint32x4_t n = vshlq_n_u32(vreinterpretq_u32_f32(t.v), 23);
   return vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(p.v), n));

@@ -144,6 +144,7 @@ void metric_tile_of(Metric metric, const T* x, index_t x_stride, const T* yt, in
       return metric_tile<Metric::euclidean, P>(x, x_stride, yt, ld, rows, cols, depth, scale, out, out_ld);
     case Metric::manhattan:
       return metric_tile<Metric::manhattan, P>(x, x_stride, yt, ld, rows, cols, depth, scale, out, out_ld);
+    case Metric::chebyshev: return;  // no tile's user asks for it; see neighbors.hpp
   }
 }
 
@@ -205,6 +206,7 @@ const Kernels ENTROPIC_OF_SET(kernels) = {
     scan_lanes,
     &ENTROPIC_OF_SET(transport),
     &ENTROPIC_OF_SET(coupling),
+    &ENTROPIC_OF_SET(neighbors),
 };
 }  // namespace cpu
 }  // namespace entropic

@@ -24,6 +24,7 @@ namespace entropic {
 namespace cpu {
 
 extern const CouplingKernels ENTROPIC_OF_SET(coupling);
+extern const NeighborKernels ENTROPIC_OF_SET(neighbors);
 extern const TransportKernels ENTROPIC_OF_SET(transport);
 
 }  // namespace cpu

@@ -56,7 +56,24 @@ struct SignedSum {
 enum class Value : int { logsumexp, logmeanexp, entropy };
 
 // Scores between two points: their product, and distances; `sqeuclidean` is the full squared distance.
-enum class Metric : int { dot, sqeuclidean, euclidean, manhattan };
+enum class Metric : int { dot, sqeuclidean, euclidean, manhattan, chebyshev };
+
+// Points in an order that keeps neighbours together, cut into leaves of kLeafPoints, and boxes around leaves, around
+// groups of kFan leaves, and so on. In the plane and in space the leaves hold the coordinates, and infinity behind the
+// last point; otherwise (x - center) * scale rounded to float, and a last row of -|.|^2 / 2.
+constexpr int kLeafPoints = 32, kFan = 8, kMaxLevels = 10;
+constexpr index_t kLargestExactLeaf = 3;
+struct PointTree {
+  index_t n, d, leaves;
+  int levels;                       // of boxes; 0 where all leaves are looked at
+  const double* rows;               // [place][coordinate]
+  const std::int32_t* order;        // the point in each place
+  const double* exact;              // [leaf][coordinate][kLeafPoints], or
+  const float* rounded;             // [leaf][coordinate, and one more][kLeafPoints]
+  const double* norms;              // of each leaf: the largest Euclidean norm of (x - center) * scale
+  double scale;                     // a power of two
+  const double* boxes[kMaxLevels];  // [group][coordinate][least, largest][kFan], the leaves' first
+};
 
 // The finite costs' range, and what else there is among them.
 struct CostRange {

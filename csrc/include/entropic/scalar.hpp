@@ -93,6 +93,10 @@ ENTROPIC_INLINE Scalar<T> pick_min(Scalar<T> a, Scalar<T> b) {
   return a.v < b.v ? a.v : b.v;
 }
 template <class T>
+ENTROPIC_INLINE Scalar<T> absolute(Scalar<T> a) {
+  return a.v < 0 ? -a.v : a.v;
+}
+template <class T>
 ENTROPIC_INLINE bool greater(Scalar<T> a, Scalar<T> b) {
   return a.v > b.v;
 }
@@ -111,6 +115,8 @@ ENTROPIC_INLINE bool above_or_nan(Scalar<T> a, Scalar<T> b) {
   return !(a.v <= b.v);
 }
 ENTROPIC_INLINE bool any(bool mask) { return mask; }
+// Bit i is set where the mask holds for lane i.
+ENTROPIC_INLINE unsigned lane_bits(bool mask) { return mask ? 1u : 0u; }
 template <class T>
 ENTROPIC_INLINE Scalar<T> select(bool mask, Scalar<T> a, Scalar<T> b) {
   return mask ? a.v : b.v;

@@ -1,0 +1,76 @@
+// Bindings of the nearest-neighbour family: an index of points, and searches in it. Python has checked the values.
+#include "../cpu/neighbors.hpp"
+
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "array.hpp"
+#include "register.hpp"
+
+namespace entropic {
+namespace bind {
+namespace {
+
+using Doubles = py::array_t<double, py::array::c_style>;
+using Numbers = py::array_t<std::int64_t, py::array::c_style>;
+
+std::unique_ptr<cpu::PointIndex> index_of(const Doubles& x) {
+  const double* data = x.data();
+  const index_t n = x.shape(0), d = x.shape(1);
+  MaybeReleaseGil released(n * d * 32);
+  return std::make_unique<cpu::PointIndex>(data, n, d);
+}
+
+// Of given points, or of the indexed ones.
+cpu::Queries queries_of(const cpu::PointIndex& index, const std::optional<Doubles>& q, index_t exclude) {
+  if (q) return {q->data(), q->shape(0), -1};
+  return {nullptr, index.n(), exclude};
+}
+
+std::pair<Doubles, Numbers> nearest(const cpu::PointIndex& index, const std::optional<Doubles>& q, index_t k,
+                                    int metric, index_t exclude) {
+  const cpu::Queries queries = queries_of(index, q, exclude);
+  Doubles distance(std::vector<py::ssize_t>{queries.count, k});
+  Numbers number(std::vector<py::ssize_t>{queries.count, k});
+  double* to_distance = distance.mutable_data();
+  std::int64_t* to_number = number.mutable_data();
+  bool finished;
+  {
+    MaybeReleaseGil released(queries.count * 256);
+    finished = index.nearest(static_cast<Metric>(metric), queries, k, to_distance, to_number);
+  }
+  raise_if_interrupted(finished);
+  return {distance, number};
+}
+
+Numbers count(const cpu::PointIndex& index, const std::optional<Doubles>& q, const Doubles& radii, int metric,
+              bool strict, index_t exclude) {
+  const cpu::Queries queries = queries_of(index, q, exclude);
+  if (radii.size() != queries.count) throw std::invalid_argument("a radius for each query");
+  Numbers counts(queries.count);
+  const double* radius = radii.data();
+  std::int64_t* to = counts.mutable_data();
+  bool finished;
+  {
+    MaybeReleaseGil released(queries.count * 128);
+    finished = index.count(static_cast<Metric>(metric), queries, radius, strict, to);
+  }
+  raise_if_interrupted(finished);
+  return counts;
+}
+
+}  // namespace
+
+void register_neighbors(py::module_& m) {
+  py::class_<cpu::PointIndex>(m, "PointIndex")
+      .def(py::init(&index_of), py::arg("x"))
+      .def_property_readonly("n", &cpu::PointIndex::n)
+      .def_property_readonly("d", &cpu::PointIndex::d)
+      .def("nearest", &nearest, py::arg("q"), py::arg("k"), py::arg("metric"), py::arg("exclude"))
+      .def("count", &count, py::arg("q"), py::arg("radii"), py::arg("metric"), py::arg("strict"), py::arg("exclude"));
+}
+
+}  // namespace bind
+}  // namespace entropic
