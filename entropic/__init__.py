@@ -1,8 +1,9 @@
 """Entropic computations for NumPy and CuPy, compiled.
 
 Every public function is here and in the module of its family: :mod:`entropic.logits` (log-sum-exp, softmax, entropies
-of logits), :mod:`entropic.transport` (entropic, relaxed, partial and exact optimal transport) and
-:mod:`entropic.coupling` (minimum-entropy couplings, bottlenecks, messages in sequences, causal direction).
+of logits), :mod:`entropic.transport` (entropic, relaxed, partial and exact optimal transport), :mod:`entropic.coupling`
+(minimum-entropy couplings, bottlenecks, messages in sequences, causal direction) and :mod:`entropic.neighbors`
+(entropy, mutual information, divergence and dimension of samples).
 """
 
 import importlib.util as _importlib_util
@@ -27,7 +28,7 @@ if _importlib_util.find_spec("entropic._core") is None:
 from ._config import force_isa_from_environment as _force_isa_from_environment
 from ._config import show_config
 from ._core import version as __version__
-from ._errors import ConvergenceWarning, DeviceError
+from ._errors import ConvergenceWarning, DeviceError, TiesWarning
 from ._threads import get_num_threads, num_threads, set_num_threads
 from ._vjp import vjp
 from .coupling import (
@@ -56,6 +57,22 @@ from .logits import (
     segment_logsumexp,
     softmax,
     softmax_entropy,
+)
+from .neighbors import (
+    EntropyEstimate,
+    InformationEstimate,
+    alpha_divergence,
+    count_within,
+    intrinsic_dimension,
+    knn_conditional_mutual_information,
+    knn_divergence,
+    knn_entropy,
+    knn_mutual_information,
+    local_intrinsic_dimension,
+    mutual_information_matrix,
+    nearest_neighbors,
+    spacing_entropy,
+    transfer_entropy,
 )
 from .transport import (
     Barycenter,
@@ -97,9 +114,11 @@ __all__ = [
     "CouplingBatch",
     "DeviceError",
     "EntropicDirection",
+    "EntropyEstimate",
     "ExactTransport",
     "GaussianTransport",
     "Grid",
+    "InformationEstimate",
     "InverseTransport",
     "IterativeCoupling",
     "LogSumExp",
@@ -109,19 +128,28 @@ __all__ = [
     "SinkhornDivergence",
     "SinkhornResult",
     "SparseTransport",
+    "TiesWarning",
     "__version__",
+    "alpha_divergence",
     "barycenter",
     "bottleneck_coupling",
     "bottleneck_curve",
     "bottleneck_encoder",
     "bures_cost",
+    "count_within",
     "coupling_lower_bound",
     "entropic_direction",
     "exogenous_entropy",
     "free_support_barycenter",
     "gaussian_transport",
     "get_num_threads",
+    "intrinsic_dimension",
     "inverse_transport",
+    "knn_conditional_mutual_information",
+    "knn_divergence",
+    "knn_entropy",
+    "knn_mutual_information",
+    "local_intrinsic_dimension",
     "log_softmax",
     "logcumsumexp",
     "logmeanexp",
@@ -129,6 +157,8 @@ __all__ = [
     "low_rank_sinkhorn",
     "minimum_entropy_coupling",
     "minimum_entropy_coupling_batch",
+    "mutual_information_matrix",
+    "nearest_neighbors",
     "num_threads",
     "schrodinger_bridge",
     "segment_logsumexp",
@@ -140,8 +170,19 @@ __all__ = [
     "sliced_wasserstein",
     "softmax",
     "softmax_entropy",
+    "spacing_entropy",
     "sparse_transport",
+    "transfer_entropy",
     "transport_exact",
     "vjp",
     "wasserstein_1d",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # It needs scikit-learn, which is imported only for those who ask for it.
+    if name == "MutualInformationSelector":
+        from .neighbors import MutualInformationSelector
+
+        return MutualInformationSelector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

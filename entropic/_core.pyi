@@ -7,6 +7,7 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "PointIndex",
     "TransportCost",
     "coupling_bound",
     "coupling_encode",
@@ -47,6 +48,28 @@ __all__: list[str] = [
     "transport_solve",
     "version",
 ]
+
+class PointIndex:
+    def __init__(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> None: ...
+    def count(
+        self,
+        q: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None,
+        radii: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+        metric: typing.SupportsInt | typing.SupportsIndex,
+        strict: bool,
+        exclude: typing.SupportsInt | typing.SupportsIndex,
+    ) -> numpy.typing.NDArray[numpy.int64]: ...
+    def nearest(
+        self,
+        q: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None,
+        k: typing.SupportsInt | typing.SupportsIndex,
+        metric: typing.SupportsInt | typing.SupportsIndex,
+        exclude: typing.SupportsInt | typing.SupportsIndex,
+    ) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int64]]: ...
+    @property
+    def d(self) -> int: ...
+    @property
+    def n(self) -> int: ...
 
 class TransportCost:
     @typing.overload

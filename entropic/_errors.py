@@ -7,3 +7,7 @@ class DeviceError(RuntimeError):
 
 class ConvergenceWarning(RuntimeWarning):
     """A solver stopped at its limit; its result says how far it came."""
+
+
+class TiesWarning(UserWarning):
+    """Samples that should differ are equal, which an estimator for continuous variables does not expect."""

@@ -115,3 +115,32 @@ def check_rng(func: str, rng: Any) -> np.random.Generator:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{func}: `rng` must be a numpy.random.Generator, a seed or None, got {rng!r}") from None
+
+
+def check_number(func: str, name: str, x: Any) -> float:
+    if isinstance(x, bool | np.bool_) or not isinstance(x, int | float | np.integer | np.floating):
+        raise TypeError(f"{func}: `{name}` must be a number, got {x!r}")
+    try:
+        return float(x)
+    except OverflowError:
+        raise ValueError(f"{func}: `{name}` must be in the range of float64, got {x!r}") from None
+
+
+def check_integer(func: str, name: str, x: Any, least: int) -> int:
+    """An integer that is at least `least`."""
+    if isinstance(x, bool | np.bool_):
+        raise TypeError(f"{func}: `{name}` must be an integer, got {x!r}")
+    try:
+        value = operator.index(x)
+    except TypeError:
+        raise TypeError(f"{func}: `{name}` must be an integer, got {x!r}") from None
+    if value < least:
+        raise ValueError(f"{func}: `{name}` must be at least {least}, got {value}")
+    return value
+
+
+def check_choice(func: str, name: str, value: Any, choices: tuple[str, ...]) -> int:
+    """The place of an option among its choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{func}: `{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return choices.index(value)

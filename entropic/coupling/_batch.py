@@ -10,8 +10,9 @@ import numpy as np
 
 from .. import _core
 from .._backend import Array, Backend, backend_of, refuse_cuda
+from .._validate import check_choice
 from ._coupling import _FOUND, Coupling, Functional, check_functional
-from ._masses import GRID, check_choice, check_sums, grid_rows, real_array
+from ._masses import GRID, check_sums, grid_rows, real_array
 
 _METHODS = ("greedy", "portfolio", "exact")
 _EXACT = 2

@@ -10,8 +10,9 @@ import numpy as np
 
 from .. import _core
 from .._backend import Array, Backend
+from .._validate import check_choice
 from ._coupling import SHANNON_BITS, Coupling, check_functional, check_method, couple
-from ._masses import GRID, Masses, as_masses, check_choice
+from ._masses import GRID, Masses, as_masses
 
 _SEARCHES = ("greedy", "pairs", "moves")
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from .. import _core
 from .._backend import Array, Backend
-from .._validate import check_base, check_rng, normalize_axis
-from ._masses import Masses, as_masses, check_choice
+from .._validate import check_base, check_choice, check_rng, normalize_axis
+from ._masses import Masses, as_masses
 
 _METHODS = ("greedy", "portfolio", "exact", "auto")
 _GREEDY, _PORTFOLIO, _EXACT, _AUTO = range(4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -119,10 +118,3 @@ def as_masses(func: str, names: list[str], marginals: tuple[Array, ...]) -> Mass
         np.dtype(np.float32 if narrow else np.float64),
         backend,
     )
-
-
-def check_choice(func: str, name: str, value: Any, choices: tuple[str, ...]) -> int:
-    """The place of an option among its choices."""
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{func}: `{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return choices.index(value)

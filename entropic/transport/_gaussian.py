@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
+from .._validate import check_number
 from .._vjp import Pullback, cotangent_of, rule_for
 from ..logits._functions import cast, scalar_or_array
 from ._geometry import float_array
-from ._sinkhorn import check_number
 
 _EPS = float(np.finfo(np.float64).eps)
 _BLOCK = 2**18  # entries of one array of pairs of matrices

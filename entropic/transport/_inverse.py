@@ -14,8 +14,9 @@ import numpy as np
 from .._backend import Array, Backend, backend_of, refuse_cuda
 from .._errors import ConvergenceWarning
 from .._progress import check_callback, watching
+from .._validate import check_number
 from ._geometry import float_array, points_array
-from ._sinkhorn import check_eps, check_max_iter, check_number, check_tol, sinkhorn
+from ._sinkhorn import check_eps, check_max_iter, check_tol, sinkhorn
 
 # The search may go above its best of this many last objectives, as steps of Barzilai and Borwein need.
 _MEMORY = 10

@@ -13,12 +13,12 @@ import numpy as np
 from .._backend import Array, Backend, backend_of, to_numpy
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
-from .._validate import check_rng
+from .._validate import check_integer, check_number, check_rng
 from ..logits import logsumexp
 from ..logits._functions import cast
 from ._geometry import Geometry, PointCloud
-from ._sinkhorn import check_max_iter, check_number, check_tol
-from ._sparse import check_count, read_single
+from ._sinkhorn import check_max_iter, check_tol
+from ._sparse import read_single
 
 _MOST_EPS = 1e6  # in units of the cost: beyond it the cost is not felt
 _SHORTEST = 1e-6  # move of the logarithms below which a step is taken as it is
@@ -434,7 +434,7 @@ def low_rank_sinkhorn(
     1.02
     """
     func = "low_rank_sinkhorn"
-    columns = check_count(func, "rank", rank)
+    columns = check_integer(func, "rank", rank, 1)
     strength, length = check_number(func, "eps", eps), check_number(func, "gamma", gamma)
     if not 0 <= strength < math.inf:
         raise ValueError(f"{func}: `eps` must be at least 0 and finite, got {eps!r}")

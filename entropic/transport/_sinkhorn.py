@@ -15,6 +15,7 @@ from .. import _core
 from .._backend import Array, backend_of, library_of, refuse_cuda, to_numpy
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
+from .._validate import check_number
 from ._geometry import (
     Geometry,
     Grid,
@@ -35,15 +36,6 @@ _NEWTON_ROUNDS = 5
 
 Side = tuple[int, float, float]
 """Kind, and its parameters in the units of the cost."""
-
-
-def check_number(func: str, name: str, x: Any) -> float:
-    if isinstance(x, bool | np.bool_) or not isinstance(x, int | float | np.integer | np.floating):
-        raise TypeError(f"{func}: `{name}` must be a number, got {x!r}")
-    try:
-        return float(x)
-    except OverflowError:
-        raise ValueError(f"{func}: `{name}` must be in the range of float64, got {x!r}") from None
 
 
 def check_eps(func: str, eps: Any) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array, Backend, backend_of, refuse_cuda
-from .._validate import check_rng
+from .._validate import check_integer, check_rng
 from .._vjp import Pullback, cotangent_of, rule_for
 from ..logits._functions import cast, scalar_or_array
 from ._geometry import as_masses, points_array
@@ -80,12 +79,7 @@ def _sliced_problem(
     mass_y = None if b is None else as_masses(func, "b", b, len(points[1]))
     check_totals(func, a, b)
     power = check_power(func, p, infinite=False)
-    try:
-        count = operator.index(n_projections)
-    except TypeError:
-        raise TypeError(f"{func}: `n_projections` must be an integer, got {n_projections!r}") from None
-    if count < 1:
-        raise ValueError(f"{func}: `n_projections` must be at least 1, got {n_projections!r}")
+    count = check_integer(func, "n_projections", n_projections, 1)
     wide_x, wide_y = (side.astype(np.float64, copy=False) for side in points)
     exponent = int(np.frexp(max(np.abs(wide_x).max(), np.abs(wide_y).max()))[1])
     wide_x, wide_y = np.ldexp(wide_x, -exponent), np.ldexp(wide_y, -exponent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -15,10 +14,11 @@ import numpy as np
 from .._backend import Array, Backend
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
+from .._validate import check_integer, check_number
 from ..logits._functions import cast
 from ._geometry import Geometry, PointCloud, as_geometry, as_masses
 from ._one_dimensional import check_totals
-from ._sinkhorn import check_library, check_max_iter, check_number, check_tol
+from ._sinkhorn import check_library, check_max_iter, check_tol
 
 _BLOCK = 1 << 16  # scores of one block of columns: it stays in cache between the passes
 _MEMORY = 10  # pairs from which L-BFGS builds its direction
@@ -374,7 +374,7 @@ def sparse_transport(
     True
     """
     func = "sparse_transport"
-    most, strength = check_count(func, "k", k), check_number(func, "gamma", gamma)
+    most, strength = check_integer(func, "k", k, 1), check_number(func, "gamma", gamma)
     if not 0 < strength < math.inf:
         raise ValueError(f"{func}: `gamma` must be positive and finite, got {gamma!r}")
     tol, limit = check_tol(func, tol), check_max_iter(func, max_iter, 2000)
@@ -398,17 +398,6 @@ def sparse_transport(
         off = f"the marginals are off by {result.marginal_error:.2e} of the mass (tol={tol:g})"
         warnings.warn(f"{func}: {reason}; {off}; {advice}", ConvergenceWarning, stacklevel=2)
     return result
-
-
-def check_count(func: str, name: str, count: Any) -> int:
-    """A number of things, at least 1."""
-    try:
-        value = operator.index(count)
-    except TypeError:
-        raise TypeError(f"{func}: `{name}` must be an integer, got {count!r}") from None
-    if value < 1:
-        raise ValueError(f"{func}: `{name}` must be at least 1, got {value}")
-    return value
 
 
 def read_single(func: str, cost: Any, a: Array | None, b: Array | None) -> tuple[Geometry, np.ndarray, np.ndarray]:

@@ -1,0 +1,180 @@
+"""Mutual information of every column with a target or with every other column."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .._backend import Array
+from .._validate import check_base
+from ._information import (
+    Joint,
+    as_labels,
+    holds_words,
+    is_constant,
+    ksg1_terms,
+    plug_in_terms,
+    ross_terms,
+    transformed,
+)
+from ._search import Space, as_samples, check_neighbors, check_same_length, samples_backend
+from ._ties import check_ties, report_ties
+
+
+class _Column:
+    """One variable, sorted once for all its partners."""
+
+    def __init__(self, values: np.ndarray, discrete: bool) -> None:
+        self.values = values
+        self.labels = as_labels("mutual_information_matrix", "x", values) if discrete else None
+        self.constant = is_constant(values)
+        self.space = None if discrete or self.constant else Space(values[:, None])
+
+
+def _pair(a: _Column, b: _Column, k: int) -> tuple[float, np.ndarray]:
+    """The estimate for two columns, and which samples are tied."""
+    none = np.zeros(len(a.values), bool)
+    if a.constant or b.constant:
+        return 0.0, none
+    if a.space is not None and b.space is not None:
+        joint = Joint([a.values[:, None], b.values[:, None]], [a.space, b.space])
+        terms, tied = ksg1_terms(joint, k)
+        return float(terms.mean()), tied
+    if a.labels is not None and b.labels is not None:
+        return float(plug_in_terms(a.labels, b.labels).mean()), none
+    labels, other = (a.labels, b) if a.labels is not None else (b.labels, a)
+    assert labels is not None
+    if (np.bincount(labels) == 1).all():
+        raise ValueError(
+            "mutual_information_matrix: a column of labels has each of them once; are its values continuous?"
+        )
+    return float(ross_terms(other.values[:, None], labels, k).mean()), none
+
+
+def _mask(func: str, name: str, discrete: Any, columns: int) -> np.ndarray:
+    if discrete is None:
+        return np.zeros(columns, bool)
+    mask = np.asarray(discrete)
+    if mask.dtype != bool or mask.shape not in ((), (columns,)):
+        raise ValueError(f"{func}: `{name}` must be None, a boolean, or {columns} booleans, got {discrete!r}")
+    return np.broadcast_to(mask, (columns,))
+
+
+def _self_information(column: _Column) -> float:
+    """What a column says about itself: its entropy if it is discrete, and everything otherwise."""
+    if column.constant:
+        return 0.0
+    if column.labels is None:
+        return math.inf
+    return float(plug_in_terms(column.labels, column.labels).mean())
+
+
+def mutual_information_matrix(
+    x: Array,
+    y: Array | None = None,
+    *,
+    k: int = 3,
+    discrete: Any = None,
+    discrete_y: Any = None,
+    ties: str = "warn",
+    transform: str | None = None,
+    base: float | None = None,
+) -> Array:
+    """Mutual information of each column of x with each column of y, or of x: for choosing among features.
+
+    Parameters
+    ----------
+    x : array, shape (n, d)
+        Samples of d variables.
+    y : array, shape (n,) or (n, q), optional
+        One or several targets; by default the columns of `x` themselves.
+    k : int
+        Neighbours, less than n.
+    discrete : bool or array of bool, shape (d,), optional
+        Which columns of `x` hold labels. None by default.
+    discrete_y : bool or array of bool, shape (q,), optional
+        Which columns of `y` hold labels. Booleans and strings always do.
+    ties : {"warn", "raise"}
+        For pairs of continuous columns, as in :func:`knn_mutual_information`.
+    transform : {None, "standardize", "rank"}
+        Of each continuous column, first.
+    base : float, optional
+        Base of the logarithm; nats by default.
+
+    Returns
+    -------
+    array of float64, shape (d,), (d, q) or (d, d)
+        Estimates of Kraskov's first form, of Ross's where one of a pair holds labels, and of the plug-in form where
+        both do. A constant column has 0 with all. The diagonal for `x` alone is inf for continuous columns and the
+        entropy of discrete ones.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`knn_mutual_information`.
+
+    Notes
+    -----
+    Each column is sorted once; a pair needs a tree of its two columns, a search in it and a count on each line, O(n log
+    n) and on all threads. The memory beside the answer is O(n d). Host arrays only.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> x = np.random.default_rng(0).normal(size=(2000, 3))
+    >>> y = x[:, 0] + x[:, 1] ** 2
+    >>> entropic.mutual_information_matrix(x, y).argsort()[::-1].tolist()
+    [1, 0, 2]
+    """
+    func = "mutual_information_matrix"
+    check_ties(func, ties, ("warn", "raise"))
+    log_base = check_base(func, base)
+    labels_y = y is not None and holds_words(y)
+    backend = samples_backend(func, x=x, y=None if labels_y else y)
+    samples = as_samples(func, "x", x, 2)
+    mask = _mask(func, "discrete", discrete, samples.shape[1])
+    columns = _columns(func, samples, mask, transform)
+    order = check_neighbors(func, k, len(samples) - 1)
+    tied = np.zeros(len(samples), bool)
+
+    def pair(a: _Column, b: _Column) -> float:
+        nonlocal tied
+        value, found = _pair(a, b, order)
+        tied |= found
+        return value / log_base
+
+    if y is None:
+        values = np.empty((len(columns), len(columns)))
+        for i, a in enumerate(columns):
+            values[i, i] = _self_information(a) / log_base
+            for j in range(i):
+                values[i, j] = values[j, i] = pair(a, columns[j])
+    else:
+        if labels_y:
+            targets, mask_y = as_labels(func, "y", y)[:, None].astype(np.float64), np.ones(1, bool)
+        else:
+            targets = as_samples(func, "y", y)
+            mask_y = _mask(func, "discrete_y", discrete_y, targets.shape[1])
+        check_same_length(func, ("x", "y"), [samples, targets])
+        others = _columns(func, targets, mask_y, transform)
+        values = np.array([[pair(a, b) for b in others] for a in columns])
+        if np.ndim(y) == 1:
+            values = values[:, 0]
+    report_ties(
+        func,
+        tied,
+        ties,
+        "are tied in some pair of columns",
+        "mark columns of labels as `discrete`; knn_mutual_information has estimates for mixed columns",
+    )
+    return backend.wrap(values)
+
+
+def _columns(func: str, samples: np.ndarray, mask: np.ndarray, transform: Any) -> list[_Column]:
+    changed = transformed(func, samples, transform)
+    return [
+        _Column(np.ascontiguousarray((samples if label else changed)[:, i]), bool(label))
+        for i, label in enumerate(mask)
+    ]
