@@ -31,6 +31,7 @@ __all__: list[str] = [
     "map_rows",
     "merge_signed",
     "merge_states",
+    "neighbor_pairs",
     "reduce",
     "reduce_dot",
     "reduce_segments",
@@ -59,6 +60,9 @@ class PointIndex:
         strict: bool,
         exclude: typing.SupportsInt | typing.SupportsIndex,
     ) -> numpy.typing.NDArray[numpy.int64]: ...
+    def distances(
+        self, k: typing.SupportsInt | typing.SupportsIndex, metric: typing.SupportsInt | typing.SupportsIndex
+    ) -> numpy.typing.NDArray[numpy.float64]: ...
     def nearest(
         self,
         q: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None,
@@ -167,6 +171,14 @@ def map_rows(
 ) -> None: ...
 def merge_signed(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArray[numpy.float64]) -> None: ...
 def merge_states(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArray[numpy.float64]) -> None: ...
+def neighbor_pairs(
+    columns: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    pairs: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+    k: typing.SupportsInt | typing.SupportsIndex,
+    digamma: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+) -> tuple[
+    numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.bool]
+]: ...
 def reduce(
     a: numpy.ndarray,
     axes: typing.SupportsInt | typing.SupportsIndex,

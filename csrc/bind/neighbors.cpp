@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -45,6 +46,18 @@ std::pair<Doubles, Numbers> nearest(const cpu::PointIndex& index, const std::opt
   return {distance, number};
 }
 
+Doubles distances(const cpu::PointIndex& index, index_t k, int metric) {
+  Doubles distance(std::vector<py::ssize_t>{index.n(), k});
+  double* to = distance.mutable_data();
+  bool finished;
+  {
+    MaybeReleaseGil released(index.n() * 256);
+    finished = index.distances(static_cast<Metric>(metric), k, to);
+  }
+  raise_if_interrupted(finished);
+  return distance;
+}
+
 Numbers count(const cpu::PointIndex& index, const std::optional<Doubles>& q, const Doubles& radii, int metric,
               bool strict, index_t exclude) {
   const cpu::Queries queries = queries_of(index, q, exclude);
@@ -61,6 +74,33 @@ Numbers count(const cpu::PointIndex& index, const std::optional<Doubles>& q, con
   return counts;
 }
 
+// Values, numbers of tied samples, and whether any is an atom, for pairs (p, 2) of columns (count, n).
+std::tuple<Doubles, Numbers, py::array_t<bool>> pairs(const Doubles& columns, const Numbers& which, index_t k,
+                                                      const Doubles& digamma) {
+  const index_t count = columns.shape(0), n = columns.shape(1), pair_count = which.shape(0);
+  if (digamma.size() < n + 1) throw std::invalid_argument("digamma up to n");
+  std::vector<cpu::Pair> listed;
+  for (index_t p = 0; p < pair_count; ++p) listed.push_back({which.at(p, 0), which.at(p, 1)});
+  std::vector<cpu::PairInformation> found(listed.size());
+  const double *data = columns.data(), *psi = digamma.data();
+  bool finished;
+  {
+    MaybeReleaseGil released(pair_count * n * 512);
+    finished = cpu::pair_informations(data, count, n, listed.data(), pair_count, k, psi, found.data());
+  }
+  raise_if_interrupted(finished);
+  Doubles value(pair_count);
+  Numbers tied(pair_count);
+  py::array_t<bool> atoms(pair_count);
+  for (index_t p = 0; p < pair_count; ++p) {
+    const cpu::PairInformation& of_pair = found[static_cast<std::size_t>(p)];
+    value.mutable_at(p) = of_pair.value;
+    tied.mutable_at(p) = of_pair.tied;
+    atoms.mutable_at(p) = of_pair.atoms;
+  }
+  return {value, tied, atoms};
+}
+
 }  // namespace
 
 void register_neighbors(py::module_& m) {
@@ -69,7 +109,9 @@ void register_neighbors(py::module_& m) {
       .def_property_readonly("n", &cpu::PointIndex::n)
       .def_property_readonly("d", &cpu::PointIndex::d)
       .def("nearest", &nearest, py::arg("q"), py::arg("k"), py::arg("metric"), py::arg("exclude"))
+      .def("distances", &distances, py::arg("k"), py::arg("metric"))
       .def("count", &count, py::arg("q"), py::arg("radii"), py::arg("metric"), py::arg("strict"), py::arg("exclude"));
+  m.def("neighbor_pairs", &pairs, py::arg("columns"), py::arg("pairs"), py::arg("k"), py::arg("digamma"));
 }
 
 }  // namespace bind

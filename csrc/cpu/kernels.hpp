@@ -81,6 +81,9 @@ struct NeighborKernels {
                   std::int64_t* index);
   // How many points lie nearer than each query's radius.
   void (*count)(const PointTree& tree, Metric metric, const QueryBlock& queries, const double* radius, index_t* count);
+  // The k <= kMostLaneNeighbors least distances from each point of a leaf of 2 or 3 coordinates to the others, out[i *
+  // kLeafPoints + lane]; there is room for kMostLaneNeighbors of them.
+  void (*leaf_distances)(const PointTree& tree, Metric metric, index_t leaf, index_t k, double* out);
 };
 
 struct Kernels {

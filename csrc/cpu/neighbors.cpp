@@ -73,22 +73,22 @@ struct Line {
   }
 
   // Of the places from `place` on (or before it, if `step` is -1), how many in a row are nearer than the radius: by
-  // steps of doubling length, then halves.
+  // steps of growing length, then by halves without branches, of which half would be mispredicted.
   index_t run(double q, index_t place, int step, double radius) const {
     const index_t most = step > 0 ? n - place : place;
     const double* from = step > 0 ? x + place : x + place - 1;
     const auto within = [&](index_t i) { return (from[i * step] - q) * step < radius; };
-    index_t within_reach = 0, reach = 1;
+    index_t reach = 1, known = 0;
     while (reach <= most && within(reach - 1)) {
-      within_reach = reach;
-      reach *= 2;
+      known = reach;
+      reach *= 4;
     }
-    index_t beyond = std::min(reach, most + 1);  // the place beyond - 1 is not within
-    while (within_reach + 1 < beyond) {
-      const index_t middle = (within_reach + beyond) / 2;
-      (within(middle - 1) ? within_reach : beyond) = middle;
+    for (index_t left = std::min(reach, most + 1) - known - 1; left > 0;) {
+      const index_t half = (left + 1) / 2;
+      known += half * static_cast<index_t>(within(known + half - 1));
+      left -= half;
     }
-    return within_reach;
+    return known;
   }
 };
 
@@ -272,6 +272,25 @@ bool PointIndex::nearest(Metric metric, const Queries& queries, index_t k, doubl
     for (index_t i = 0; i < block.count; ++i) {
       std::copy_n(found.data() + i * k, k, distance + number[i] * k);
       std::copy_n(who.data() + i * k, k, index + number[i] * k);
+    }
+  });
+}
+
+bool PointIndex::distances(Metric metric, index_t k, double* distance) const {
+  if (exact_.empty() || k > kMostLaneNeighbors) {
+    std::vector<std::int64_t> index(static_cast<std::size_t>(n_ * k));
+    return nearest(metric, {nullptr, n_, 0}, k, distance, index.data());
+  }
+  const PointTree points = tree();
+  return for_units(points.leaves, n_ * 256, [&](index_t leaf) {
+    double found[kMostLaneNeighbors * kLeafPoints];
+    active().neighbors->leaf_distances(points, metric, leaf, k, found);
+    for (index_t lane = 0; lane < std::min<index_t>(kLeafPoints, n_ - leaf * kLeafPoints); ++lane) {
+      double* to = distance + order_[static_cast<std::size_t>(leaf * kLeafPoints + lane)] * k;
+      for (index_t i = 0; i < k; ++i) {
+        const double x = found[i * kLeafPoints + lane];
+        to[i] = metric == Metric::euclidean ? std::sqrt(x) : x;
+      }
     }
   });
 }

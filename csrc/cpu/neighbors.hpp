@@ -29,6 +29,8 @@ class PointIndex {
   // Distances and numbers of the k nearest of each query, in ascending order; infinity and -1 where there are fewer.
   // False if interrupted.
   bool nearest(Metric metric, const Queries& queries, index_t k, double* distance, std::int64_t* index) const;
+  // The distances alone, of the indexed points to each other.
+  bool distances(Metric metric, index_t k, double* distance) const;
   // How many lie nearer than each query's radius, or not farther. False if interrupted.
   bool count(Metric metric, const Queries& queries, const double* radius, bool strict, std::int64_t* count) const;
 
@@ -53,6 +55,20 @@ class PointIndex {
   std::vector<float> rounded_;
   std::vector<std::vector<double>> boxes_;
 };
+
+// Kraskov's first estimate of the mutual information of two columns of n samples; how many samples have their k-th
+// neighbour at distance 0 or as far as the next; and whether any has it at 0, where the estimate means nothing.
+struct Pair {
+  index_t x, y;
+};
+struct PairInformation {
+  double value;
+  index_t tied;
+  bool atoms;
+};
+// Columns are contiguous; digamma holds psi(0 .. n). False if interrupted.
+bool pair_informations(const double* columns, index_t count, index_t n, const Pair* pairs, index_t pair_count,
+                       index_t k, const double* digamma, PairInformation* out);
 
 // The order in which a tree has its points: halves of the range that is widest, down to single leaves.
 std::vector<std::int32_t> spatial_order(const double* x, index_t n, index_t d);

@@ -77,6 +77,14 @@ def is_constant(x: np.ndarray) -> bool:
     return bool((x == x[0]).all())
 
 
+def radius_and_ties(space: Space, k: int, most: int, exclude: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Distances to the k-th neighbours, and which are 0 or, if there are `most` > k neighbours, the next one's too."""
+    distances = space.distances(most, exclude)
+    radius = np.ascontiguousarray(distances[:, k - 1])
+    tied = radius == 0
+    return radius, tied | (radius == distances[:, k]) if most > k else tied
+
+
 class Joint:
     """Variables, the space of all of them, and their own spaces."""
 
@@ -95,14 +103,9 @@ class Joint:
         joint.orders[1:] = orders
         return joint
 
-    def search(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distances and numbers of the k nearest, and which samples' k-th neighbour is tied."""
-        more = min(k + 1, self.n - 1)
-        distances, numbers = self.space.nearest(more)
-        tied = distances[:, k - 1] == 0
-        if more > k:
-            tied |= distances[:, k - 1] == distances[:, k]
-        return distances[:, :k], numbers[:, :k], tied
+    def radius(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Distances to the k-th neighbours, and which samples' are tied."""
+        return radius_and_ties(self.space, k, min(k + 1, self.n - 1))
 
     def counts(self, radii: list[np.ndarray], *, strict: bool) -> list[np.ndarray]:
         found = []
@@ -128,25 +131,24 @@ def _atoms(joint: Joint, at_zero: np.ndarray, terms: np.ndarray) -> np.ndarray:
 
 
 def ksg1_terms(joint: Joint, k: int) -> Terms:
-    distances, _, tied = joint.search(k)
-    radius = np.ascontiguousarray(distances[:, -1])
+    radius, tied = joint.radius(k)
     counts = joint.counts([radius] * len(joint.variables), strict=True)
     terms = digamma(k) + (len(counts) - 1) * digamma(joint.n) - sum(digamma_of_counts(c + 1) for c in counts)
     return _atoms(joint, radius == 0, terms), tied
 
 
 def _ksg2(joint: Joint, k: int) -> Terms:
-    distances, numbers, tied = joint.search(k)
+    radius, tied = joint.radius(k)
+    numbers = joint.space.nearest(k)[1]
     radii = [np.abs(v[numbers] - v[:, None]).max(axis=(1, 2)) for v in joint.variables]
     counts = joint.counts(radii, strict=False)
     m = len(counts)
     terms = digamma(k) - (m - 1) / k + (m - 1) * digamma(joint.n) - sum(digamma_of_counts(c) for c in counts)
-    return _atoms(joint, distances[:, -1] == 0, terms), tied
+    return _atoms(joint, radius == 0, terms), tied
 
 
 def _mixed(joint: Joint, k: int) -> Terms:
-    distances, _, _ = joint.search(k)
-    radius = np.ascontiguousarray(distances[:, -1])
+    radius, _ = joint.radius(k)
     neighbours = np.where(radius == 0, joint.space.count(np.zeros(joint.n), strict=False), k)
     counts = joint.counts([radius] * len(joint.variables), strict=False)
     logs = sum(np.log(c + 1) for c in counts)
@@ -161,8 +163,7 @@ def _tie_aware_terms(joint: Joint, radius: np.ndarray) -> np.ndarray:
 
 
 def _tie_aware(joint: Joint, k: int) -> Terms:
-    distances, _, _ = joint.search(k)
-    return _tie_aware_terms(joint, np.ascontiguousarray(distances[:, -1])), np.zeros(joint.n, bool)
+    return _tie_aware_terms(joint, joint.radius(k)[0]), np.zeros(joint.n, bool)
 
 
 @functools.lru_cache(maxsize=64)
@@ -190,7 +191,7 @@ def _log_box_ratio(offsets: np.ndarray) -> np.ndarray:
 
 def _local_nonuniform(joint: Joint, k: int) -> Terms:
     terms, tied = _ksg2(joint, k)
-    _, numbers, _ = joint.search(k)
+    numbers = joint.space.nearest(k)[1]
     z = np.hstack(joint.variables)
     terms = terms.copy()
     for first in range(0, joint.n, 65536):
@@ -242,7 +243,7 @@ def ross_terms(x: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     for members in np.split(order, ends[:-1]):
         if len(members):
             own = Space(np.ascontiguousarray(x[members]))
-            far = np.ascontiguousarray(own.nearest(min(k, len(members) - 1))[0][:, -1])
+            far = np.ascontiguousarray(own.distances(min(k, len(members) - 1))[:, -1])
             radius[members], neighbours[members] = far, own.count(far, strict=False)
     everywhere = Space(x).count(radius, strict=False)
     of_labels = digamma_of_counts(neighbours) - digamma_of_counts(sizes[labels])
@@ -486,11 +487,8 @@ def _conditional_terms(x: np.ndarray, y: np.ndarray, z: np.ndarray, k: int, meth
     """Terms of I(x; y | z), in which samples at most `exclude` places apart are no neighbours."""
     n = len(x)
     whole = Space(np.hstack([x, y, z]))
-    more = min(k + 1, n - 1 - 2 * exclude)
-    distances, _ = whole.nearest(more, exclude=exclude)
-    radius = np.ascontiguousarray(distances[:, k - 1])
+    radius, tied = radius_and_ties(whole, k, min(k + 1, n - 1 - 2 * exclude), exclude)
     at_zero = radius == 0
-    tied = at_zero | (radius == distances[:, k]) if more > k else at_zero
     spaces = [Space(np.hstack([x, z])), Space(np.hstack([y, z])), Space(z)]
 
     def counts(radii: np.ndarray, strict: bool) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _core
 from .._backend import Array
 from .._validate import check_base
 from ._information import (
@@ -19,38 +20,41 @@ from ._information import (
     ross_terms,
     transformed,
 )
-from ._search import Space, as_samples, check_neighbors, check_same_length, samples_backend
-from ._ties import check_ties, report_ties
+from ._search import as_samples, check_neighbors, check_same_length, samples_backend
+from ._ties import check_ties, digamma, report_ties
 
 
 class _Column:
-    """One variable, sorted once for all its partners."""
+    """One variable: its samples, or the labels that they are."""
 
     def __init__(self, values: np.ndarray, discrete: bool) -> None:
         self.values = values
         self.labels = as_labels("mutual_information_matrix", "x", values) if discrete else None
         self.constant = is_constant(values)
-        self.space = None if discrete or self.constant else Space(values[:, None])
 
 
-def _pair(a: _Column, b: _Column, k: int) -> tuple[float, np.ndarray]:
-    """The estimate for two columns, and which samples are tied."""
-    none = np.zeros(len(a.values), bool)
-    if a.constant or b.constant:
-        return 0.0, none
-    if a.space is not None and b.space is not None:
-        joint = Joint([a.values[:, None], b.values[:, None]], [a.space, b.space])
-        terms, tied = ksg1_terms(joint, k)
-        return float(terms.mean()), tied
+def _labelled_pair(a: _Column, b: _Column, k: int) -> float:
+    """The estimate for two columns of which one at least holds labels."""
     if a.labels is not None and b.labels is not None:
-        return float(plug_in_terms(a.labels, b.labels).mean()), none
+        return float(plug_in_terms(a.labels, b.labels).mean())
     labels, other = (a.labels, b) if a.labels is not None else (b.labels, a)
     assert labels is not None
     if (np.bincount(labels) == 1).all():
         raise ValueError(
             "mutual_information_matrix: a column of labels has each of them once; are its values continuous?"
         )
-    return float(ross_terms(other.values[:, None], labels, k).mean()), none
+    return float(ross_terms(other.values[:, None], labels, k).mean())
+
+
+def _continuous_pairs(columns: list[_Column], pairs: list[tuple[int, int]], k: int) -> tuple[np.ndarray, int]:
+    """Kraskov's estimates, and the largest number of tied samples in a pair."""
+    n = len(columns[0].values)
+    stacked = np.stack([column.values for column in columns])
+    values, tied, atoms = _core.neighbor_pairs(stacked, np.array(pairs, np.int64), k, digamma(np.arange(n + 1)))
+    for p in np.flatnonzero(atoms):
+        joint = Joint([columns[i].values[:, None] for i in pairs[p]])
+        values[p] = ksg1_terms(joint, k)[0].mean()
+    return values, int(tied.max())
 
 
 def _mask(func: str, name: str, discrete: Any, columns: int) -> np.ndarray:
@@ -118,7 +122,7 @@ def mutual_information_matrix(
     Notes
     -----
     Each column is sorted once; a pair needs a tree of its two columns, a search in it and a count on each line, O(n log
-    n) and on all threads. The memory beside the answer is O(n d). Host arrays only.
+    n), and pairs are shared among the threads. The memory beside the answer is O(n d). Host arrays only.
 
     Examples
     --------
@@ -137,20 +141,8 @@ def mutual_information_matrix(
     mask = _mask(func, "discrete", discrete, samples.shape[1])
     columns = _columns(func, samples, mask, transform)
     order = check_neighbors(func, k, len(samples) - 1)
-    tied = np.zeros(len(samples), bool)
-
-    def pair(a: _Column, b: _Column) -> float:
-        nonlocal tied
-        value, found = _pair(a, b, order)
-        tied |= found
-        return value / log_base
-
     if y is None:
-        values = np.empty((len(columns), len(columns)))
-        for i, a in enumerate(columns):
-            values[i, i] = _self_information(a) / log_base
-            for j in range(i):
-                values[i, j] = values[j, i] = pair(a, columns[j])
+        pairs = [(i, j) for i in range(len(columns)) for j in range(i)]
     else:
         if labels_y:
             targets, mask_y = as_labels(func, "y", y)[:, None].astype(np.float64), np.ones(1, bool)
@@ -158,18 +150,40 @@ def mutual_information_matrix(
             targets = as_samples(func, "y", y)
             mask_y = _mask(func, "discrete_y", discrete_y, targets.shape[1])
         check_same_length(func, ("x", "y"), [samples, targets])
-        others = _columns(func, targets, mask_y, transform)
-        values = np.array([[pair(a, b) for b in others] for a in columns])
-        if np.ndim(y) == 1:
-            values = values[:, 0]
+        d = len(columns)
+        columns += _columns(func, targets, mask_y, transform)
+        pairs = [(i, j) for i in range(d) for j in range(d, len(columns))]
+    found, tied = _informations(columns, pairs, order)
+    if y is None:
+        values = np.diag([_self_information(column) for column in columns])
+        for (i, j), value in zip(pairs, found, strict=True):
+            values[i, j] = values[j, i] = value
+    else:
+        values = found if np.ndim(y) == 1 else found.reshape(d, -1)
     report_ties(
         func,
-        tied,
+        np.arange(len(samples)) < tied,
         ties,
-        "are tied in some pair of columns",
+        "are tied in a pair of columns",
         "mark columns of labels as `discrete`; knn_mutual_information has estimates for mixed columns",
     )
-    return backend.wrap(values)
+    return backend.wrap(values / log_base)
+
+
+def _informations(columns: list[_Column], pairs: list[tuple[int, int]], k: int) -> tuple[np.ndarray, int]:
+    found = np.zeros(len(pairs))
+    continuous = []
+    for p, (i, j) in enumerate(pairs):
+        if columns[i].constant or columns[j].constant:
+            continue  # what is constant tells nothing
+        if columns[i].labels is None and columns[j].labels is None:
+            continuous.append(p)
+        else:
+            found[p] = _labelled_pair(columns[i], columns[j], k)
+    if not continuous:
+        return found, 0
+    found[continuous], tied = _continuous_pairs(columns, [pairs[p] for p in continuous], k)
+    return found, tied
 
 
 def _columns(func: str, samples: np.ndarray, mask: np.ndarray, transform: Any) -> list[_Column]:

@@ -87,6 +87,13 @@ class Space:
         distances, numbers = self._index.nearest(queries, k, self.metric, exclude)
         return np.ldexp(distances, -self.exponent) if self.exponent else distances, numbers
 
+    def distances(self, k: int, exclude: int = 0) -> np.ndarray:
+        """Distances (n, k) of the points to the k nearest others: where nobody asks which they are."""
+        if exclude:
+            return self.nearest(k, exclude=exclude)[0]
+        distances: np.ndarray = self._index.distances(k, self.metric)
+        return np.ldexp(distances, -self.exponent) if self.exponent else distances
+
     def count(
         self, radii: np.ndarray, *, strict: bool = True, q: np.ndarray | None = None, exclude: int = 0
     ) -> np.ndarray:

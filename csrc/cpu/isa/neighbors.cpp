@@ -115,11 +115,32 @@ void count_of(const PointTree& tree, Metric metric, const QueryBlock& queries, c
   }
 }
 
+template <Metric metric, int K>
+void distances_as(const PointTree& tree, index_t leaf, double* out) {
+  if (tree.d == 2) nearest_of_leaf<metric, 2, K, D>(tree, leaf, out);
+  else nearest_of_leaf<metric, 3, K, D>(tree, leaf, out);
+}
+
+template <Metric metric>
+void distances_to(const PointTree& tree, index_t leaf, index_t k, double* out) {
+  if (k <= 2) distances_as<metric, 2>(tree, leaf, out);
+  else if (k <= 4) distances_as<metric, 4>(tree, leaf, out);
+  else distances_as<metric, kMostLaneNeighbors>(tree, leaf, out);
+}
+
+void leaf_distances_of(const PointTree& tree, Metric metric, index_t leaf, index_t k, double* out) {
+  switch (metric) {
+    case Metric::chebyshev: return distances_to<Metric::chebyshev>(tree, leaf, k, out);
+    case Metric::manhattan: return distances_to<Metric::manhattan>(tree, leaf, k, out);
+    default: return distances_to<Metric::euclidean>(tree, leaf, k, out);
+  }
+}
+
 }  // namespace
 
 namespace cpu {
 
-const NeighborKernels ENTROPIC_OF_SET(neighbors) = {nearest_of, count_of};
+const NeighborKernels ENTROPIC_OF_SET(neighbors) = {nearest_of, count_of, leaf_distances_of};
 
 }  // namespace cpu
 }  // namespace entropic

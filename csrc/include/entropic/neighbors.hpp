@@ -394,6 +394,117 @@ ENTROPIC_INLINE void nearest_in_leaves(const PointTree& tree, index_t first, ind
   }
 }
 
+// ---- the k least distances of all points of a leaf, in lanes: for exact leaves and few neighbours ----
+
+template <int K, class P>
+ENTROPIC_INLINE void insert_sorted(P (&best)[K], P distance) {
+  for (int i = 0; i < K; ++i) {
+    const P less = pick_min(best[i], distance);
+    distance = pick_max(best[i], distance);
+    best[i] = less;
+  }
+}
+
+// Looks from P::width queries of a leaf, which start at `lane`, into one leaf. `self` is whether it is their own.
+template <Metric metric, int D, int K, class P>
+ENTROPIC_INLINE void lanes_into_leaf(const P (&q)[D], const double* leaf, bool self, int lane, P (&best)[K]) {
+  for (int j = 0; j < kLeafPoints; ++j) {
+    P distance(0.0);
+    for (int c = 0; c < D; ++c) distance = add_difference<metric>(distance, q[c] - P(leaf[c * kLeafPoints + j]));
+    if (self && j >= lane && j < lane + P::width) {
+      double some[P::width];
+      distance.store(some);
+      some[j - lane] = HUGE_VAL;
+      distance = P::load(some);
+    }
+    if (any(greater(best[K - 1], distance))) insert_sorted<K>(best, distance);
+  }
+}
+
+// A leaf's own box, and whether it is nearer to another one than `radius` somewhere.
+template <int D>
+struct Box {
+  double low[D], high[D];
+};
+
+template <int D>
+ENTROPIC_INLINE Box<D> box_of_leaf(const PointTree& tree, index_t leaf) {
+  Box<D> box;
+  const double* group = tree.boxes[0] + leaf / kFan * D * 2 * kFan + leaf % kFan;
+  for (int c = 0; c < D; ++c) {
+    box.low[c] = group[c * 2 * kFan];
+    box.high[c] = group[(c * 2 + 1) * kFan];
+  }
+  return box;
+}
+
+template <Metric metric, int D, class P>
+ENTROPIC_INLINE unsigned boxes_within(const double* boxes, const Box<D>& from, double radius) {
+  unsigned within = 0;
+  for (int j = 0; j < kFan; j += P::width) {
+    P gap(0.0);
+    for (int c = 0; c < D; ++c) {
+      const P right = P::load(boxes + c * 2 * kFan + j) - P(from.high[c]);
+      const P left = P(from.low[c]) - P::load(boxes + (c * 2 + 1) * kFan + j);
+      gap = add_difference<metric>(gap, pick_max(pick_max(right, left), P(0.0)));
+    }
+    within |= lane_bits(greater(P(radius), gap)) << j;
+  }
+  return within;
+}
+
+template <Metric metric, int D, int K, class P>
+ENTROPIC_INLINE bool lanes_need_box(const P (&q)[D], const Box<D>& box, const P& radius) {
+  P gap(0.0);
+  for (int c = 0; c < D; ++c)
+    gap = add_difference<metric>(gap, pick_max(pick_max(P(box.low[c]) - q[c], q[c] - P(box.high[c])), P(0.0)));
+  return any(greater(radius, gap));
+}
+
+// out[i * kLeafPoints + lane] = the i-th least distance, i < K, from the leaf's points to the others.
+template <Metric metric, int D, int K, class P>
+ENTROPIC_INLINE void nearest_of_leaf(const PointTree& tree, index_t leaf, double* out) {
+  constexpr int packs = kLeafPoints / P::width;
+  P q[packs][D], best[packs][K];
+  const double* own = tree.exact + leaf * D * kLeafPoints;
+  double radius = 0;
+  const index_t points = tree.n - leaf * kLeafPoints;
+  for (int p = 0; p < packs && p * P::width < points; ++p) {
+    for (int c = 0; c < D; ++c) q[p][c] = P::load(own + c * kLeafPoints + p * P::width);
+    for (int i = 0; i < K; ++i) best[p][i] = P(HUGE_VAL);
+    lanes_into_leaf<metric, D, K>(q[p], own, true, p * P::width, best[p]);
+    const double farthest = best[p][K - 1].largest();
+    if (farthest > radius) radius = farthest;
+  }
+  const Box<D> box = box_of_leaf<D>(tree, leaf);
+  unsigned open[kMaxLevels];
+  index_t group[kMaxLevels];
+  int level = tree.levels - 1;
+  group[level] = 0;
+  open[level] = boxes_within<metric, D, P>(tree.boxes[level], box, radius);
+  for (;;) {
+    if (!open[level]) {
+      if (++level == tree.levels) break;
+      continue;
+    }
+    const index_t node = group[level] * kFan + first_bit(open[level]);
+    open[level] &= open[level] - 1;
+    if (level > 0) {
+      --level;
+      group[level] = node;
+      open[level] = boxes_within<metric, D, P>(tree.boxes[level] + node * D * 2 * kFan, box, radius);
+      continue;
+    }
+    if (node == leaf) continue;
+    const Box<D> other = box_of_leaf<D>(tree, node);
+    for (int p = 0; p < packs && p * P::width < points; ++p)
+      if (lanes_need_box<metric, D, K>(q[p], other, best[p][K - 1]))
+        lanes_into_leaf<metric, D, K>(q[p], tree.exact + node * D * kLeafPoints, false, 0, best[p]);
+  }
+  for (int p = 0; p < packs && p * P::width < points; ++p)
+    for (int i = 0; i < K; ++i) best[p][i].store(out + i * kLeafPoints + p * P::width);
+}
+
 // ---- how many lie nearer than a radius; excluded points are the caller's to subtract ----
 
 template <Metric metric, int D, class P>
