@@ -36,7 +36,7 @@ def as_samples(func: str, name: str, x: Array, least: int = 1) -> np.ndarray:
     if not least <= len(array) < 2**31:
         bound = f"at least {least}" if len(array) < least else "fewer than 2**31"
         raise ValueError(f"{func}: `{name}` must have {bound} samples, got {len(array)}")
-    points = np.ascontiguousarray(array.reshape(len(array), -1), dtype=np.float64)
+    points = np.ascontiguousarray(array if array.ndim == 2 else array[:, None], dtype=np.float64)
     if not np.isfinite(points).all():
         row = int(np.argmax(~np.isfinite(points).all(axis=1)))
         raise ValueError(f"{func}: `{name}` must be finite, got {points[row]} in row {row}")
