@@ -190,6 +190,61 @@ def _coupling_part(images: np.ndarray, labels: np.ndarray) -> tuple[list[Row], D
     return rows, draw
 
 
+def _neighbors_part(images: np.ndarray, labels: np.ndarray) -> tuple[list[Row], Drawing]:
+    """Which pixels tell what digit an image shows, and how many dimensions the images have."""
+    from sklearn.feature_selection import mutual_info_classif
+    from sklearn.neighbors import NearestNeighbors
+
+    def of_pixels() -> Any:
+        return entropic.mutual_information_matrix(images, labels, discrete=True, discrete_y=True, base=2)
+
+    pixels, t, pixels_peer, t_peer = _race(
+        of_pixels, lambda: mutual_info_classif(images, labels, discrete_features=True) / np.log(2)
+    )
+    rows = [
+        Row("information of each pixel", f"most {pixels.max():.2f} bits", t, "scikit-learn", t_peer,
+            _largest_difference(pixels, pixels_peer))
+    ]  # fmt: skip
+
+    # ink in blocks of 2 by 2 pixels, turned by random angles: continuous features without ties
+    blocks = images.reshape(-1, 4, 2, 4, 2).sum(axis=(2, 4)).reshape(-1, 16)
+    features = blocks @ np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0]
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    turned, t, turned_peer, t_peer = _race(
+        lambda: entropic.mutual_information_matrix(features, labels, discrete_y=True),
+        lambda: mutual_info_classif(features, labels, random_state=0),
+    )
+    rows.append(
+        Row("of 16 continuous features", f"mean {turned.mean() / np.log(2):.2f} bits", t, "scikit-learn", t_peer,
+            _largest_difference(turned, turned_peer))
+    )  # fmt: skip
+
+    def two_neighbours() -> float:
+        distances = np.sort(NearestNeighbors(n_neighbors=2, algorithm="brute").fit(images).kneighbors()[0], axis=1)
+        logs = np.sort(np.log(distances[:, 1] / distances[:, 0]))[: int(len(images) * 0.9)]
+        heights = -np.log1p(-np.arange(1, len(logs) + 1) / len(images))
+        return float(logs @ heights / (logs @ logs))
+
+    dimension, t, dimension_peer, t_peer = _race(
+        lambda: entropic.intrinsic_dimension(images, method="twonn"), two_neighbours
+    )
+    rows.append(
+        Row("intrinsic dimension of the images", f"{dimension:.1f} of 64", t, "scikit-learn", t_peer,
+            abs(dimension - dimension_peer))
+    )  # fmt: skip
+
+    def draw(figure: Any) -> None:
+        left, right = figure.subplots(1, 2)
+        for ax, values, title in ((left, images.mean(axis=0), "mean image"), (right, pixels, "bits about the digit")):
+            shown = ax.imshow(values.reshape(8, 8), cmap="gray_r" if ax is left else "viridis")
+            figure.colorbar(shown, ax=ax, fraction=0.046)
+            ax.set_title(title, fontsize=8)
+            ax.set_axis_off()
+        figure.suptitle("What each pixel tells about the digit", fontsize=10)
+
+    return rows, draw
+
+
 def run_demo(output: str, stream: TextIO) -> int:
     """Compute, write the table to `stream` and the picture to `output`; returns the exit status."""
     try:
@@ -203,7 +258,12 @@ def run_demo(output: str, stream: TextIO) -> int:
     from matplotlib.figure import Figure
 
     images, labels = load_digits(return_X_y=True)
-    parts = [_logits_part(images, labels), _transport_part(), _coupling_part(images, labels)]
+    parts = [
+        _logits_part(images, labels),
+        _transport_part(),
+        _coupling_part(images, labels),
+        _neighbors_part(images, labels),
+    ]
 
     config = entropic.show_config()
     stream.write(f"entropic {config['version']}, {config['isa_active']}, {config['threads']} threads\n\n")

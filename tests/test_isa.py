@@ -146,6 +146,12 @@ for points in (x[:, :3].astype(np.float32), x[:, :20]):
 entropic.sinkhorn(entropic.Grid(np.arange(5.0), np.arange(10.0)), eps=0.5, mass=0.5)
 p = np.abs(x[:, :9]) / np.abs(x[:, :9]).sum(1, keepdims=True)
 entropic.minimum_entropy_coupling_batch(p, p[::-1]), entropic.minimum_entropy_coupling(p[0], p[1], order=0.5)
+for d in (1, 2, 3, 5, 20):
+    for metric in ("euclidean", "manhattan", "chebyshev"):
+        radii = entropic.nearest_neighbors(x.T[:, :d], k=3, metric=metric)[0][:, -1]
+        entropic.count_within(x.T[:, :d], radii, metric=metric)
+        entropic.knn_entropy(x.T[:, :d], k=[1, 3, 8], metric=metric)
+entropic.knn_mutual_information(x[0], x[1]), entropic.mutual_information_matrix(x.T[:, :4])
 print(entropic.show_config()["isa_active"], abs(float(entropic.logsumexp(x)) - np.log(np.exp(x).sum())) < 1e-12)
 """
 

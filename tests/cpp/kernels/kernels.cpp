@@ -201,6 +201,121 @@ static void test_couplings(const CouplingKernels& k) {
   }
 }
 
+// Trees and leaves of every layout against all pairs.
+template <Metric metric>
+static void test_neighbors(const NeighborKernels& k, index_t n, index_t d, bool lattice) {
+  std::mt19937_64 random(n * 100 + d);
+  std::normal_distribution<double> normal;
+  const index_t leaves = (n + kLeafPoints - 1) / kLeafPoints;
+  std::vector<double> rows(n * d), exact(leaves * d * kLeafPoints, HUGE_VAL), norms(leaves, 0.0);
+  std::vector<float> rounded(leaves * (d + 1) * kLeafPoints, 0.0f);
+  std::vector<std::int32_t> order(n);
+  for (double& x : rows) x = lattice ? double(random() % 3) : normal(random);
+  for (index_t i = 0; i < n; ++i) {
+    order[i] = static_cast<std::int32_t>(i);
+    const index_t leaf = i / kLeafPoints, lane = i % kLeafPoints;
+    double square = 0;
+    for (index_t c = 0; c < d; ++c) {
+      const double x = rows[i * d + c];
+      exact[(leaf * d + c) * kLeafPoints + lane] = x;
+      rounded[(leaf * (d + 1) + c) * kLeafPoints + lane] = static_cast<float>(x);
+      square += x * x;
+    }
+    rounded[(leaf * (d + 1) + d) * kLeafPoints + lane] = static_cast<float>(-square / 2);
+    norms[leaf] = std::max(norms[leaf], std::sqrt(square));
+  }
+  std::vector<std::vector<double>> boxes;
+  for (index_t nodes = leaves, size = kLeafPoints; d <= 4; size *= kFan) {
+    const index_t groups = (nodes + kFan - 1) / kFan;
+    std::vector<double> level(groups * d * 2 * kFan);
+    for (index_t node = 0; node < groups * kFan; ++node)
+      for (index_t c = 0; c < d; ++c) {
+        double low = HUGE_VAL, high = -HUGE_VAL;
+        for (index_t i = node * size; i < std::min(n, (node + 1) * size); ++i) {
+          low = std::min(low, rows[i * d + c]);
+          high = std::max(high, rows[i * d + c]);
+        }
+        level[(node / kFan * d + c) * 2 * kFan + node % kFan] = low;
+        level[((node / kFan * d + c) * 2 + 1) * kFan + node % kFan] = high;
+      }
+    boxes.push_back(level);
+    nodes = groups;
+    if (nodes == 1) break;
+  }
+  PointTree tree{n,
+                 d,
+                 leaves,
+                 static_cast<int>(boxes.size()),
+                 rows.data(),
+                 order.data(),
+                 exact.data(),
+                 rounded.data(),
+                 norms.data(),
+                 1.0,
+                 {}};
+  for (std::size_t h = 0; h < boxes.size(); ++h) tree.boxes[h] = boxes[h].data();
+  const auto distance = [&](index_t i, index_t j) {
+    double sum = 0;
+    for (index_t c = 0; c < d; ++c) {
+      const double apart = std::fabs(rows[i * d + c] - rows[j * d + c]);
+      sum = metric == Metric::chebyshev ? std::max(sum, apart)
+                                        : sum + (metric == Metric::manhattan ? apart : apart * apart);
+    }
+    return sum;
+  };
+  std::vector<float> own(n * d);
+  std::vector<double> norm(n), radius(n);
+  std::vector<index_t> self(n), count(n);
+  for (index_t i = 0; i < n; ++i) {
+    self[i] = i;
+    double square = 0;
+    for (index_t c = 0; c < d; ++c) {
+      own[i * d + c] = static_cast<float>(rows[i * d + c]);
+      square += rows[i * d + c] * rows[i * d + c];
+    }
+    norm[i] = std::sqrt(square);
+  }
+  const index_t nearest = 5;
+  std::vector<double> found(n * nearest), wanted(n * nearest);
+  std::vector<std::int64_t> who(n * nearest);
+  const QueryBlock block{n, rows.data(), own.data(), norm.data(), self.data(), self.data(), 0};
+  k.nearest(tree, metric, block, nearest, found.data(), who.data());
+  for (index_t i = 0; i < n; ++i) {
+    std::vector<double> all;
+    for (index_t j = 0; j < n; ++j)
+      if (j != i) all.push_back(distance(i, j));
+    std::sort(all.begin(), all.end());
+    for (index_t j = 0; j < nearest; ++j) {
+      check(found[i * nearest + j] == all[j], "nearest", found[i * nearest + j], all[j]);
+      check(distance(i, who[i * nearest + j]) == all[j], "who", double(who[i * nearest + j]), all[j]);
+    }
+    radius[i] = i % 2 ? all[nearest] : all[n / 3];
+  }
+  k.count(tree, metric, block, radius.data(), count.data());
+  for (index_t i = 0; i < n; ++i) {
+    index_t all = 0;
+    for (index_t j = 0; j < n; ++j) all += distance(i, j) < radius[i];
+    check(count[i] == all, "count", double(count[i]), double(all));
+  }
+  for (index_t leaf = 0; d <= 3 && leaf < leaves; ++leaf) {
+    double out[kMostLaneNeighbors * kLeafPoints];
+    k.leaf_distances(tree, metric, leaf, nearest, out);
+    for (index_t i = leaf * kLeafPoints; i < std::min(n, (leaf + 1) * kLeafPoints); ++i)
+      for (index_t j = 0; j < nearest; ++j)
+        check(out[j * kLeafPoints + i % kLeafPoints] == found[i * nearest + j], "leaf_distances", double(i), double(j));
+  }
+}
+
+static void test_neighbors(const NeighborKernels& k) {
+  for (const index_t n : {33, 300})
+    for (const index_t d : {2, 3, 4, 9})
+      for (const bool lattice : {false, true}) {
+        test_neighbors<Metric::euclidean>(k, n, d, lattice);
+        test_neighbors<Metric::manhattan>(k, n, d, lattice);
+        test_neighbors<Metric::chebyshev>(k, n, d, lattice);
+      }
+}
+
 int main() {
   const Kernels& k = ENTROPIC_TEST_KERNELS;
   test_functions(k.f32);
@@ -211,6 +326,7 @@ int main() {
   test_lanes(k.f64);
 
   test_couplings(*k.coupling);
+  test_neighbors(*k.neighbors);
 
   double a[] = {50, 3, 50, 1}, b[] = {1, 2, -1, 0};
   SignedSum s{-HUGE_VAL, 0, 0};
