@@ -185,6 +185,36 @@ def _gap_picture(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+def _neighbors_memory_table(results: dict[str, Any]) -> str:
+    lines = ["| call, float64 | n | input | peak beside it |", "|---|---|---|---|"]
+    for row in results["memory"]:
+        lines.append(f"| {row['call']} | {row['n']:,} | {row['input'] / 1e6:.3g} MB | {row['bytes'] / 1e6:.3g} MB |")
+    return "\n".join(lines)
+
+
+def _bias_table(results: dict[str, Any]) -> str:
+    accuracy = results["accuracy"]
+    heads = " | ".join(f"n = {n:,}, k = {k}" for n, k in accuracy["settings"])
+    lines = [f"| mean error and spread, nats | {heads} |", "|---|" + "---|" * len(accuracy["settings"])]
+    for row in accuracy["rows"]:
+        cells = " | ".join(f"{bias:+.3f}, {spread:.3f}" for bias, spread in row["cells"])
+        lines.append(f"| {row['oracle']} | {cells} |")
+    return "\n".join(lines)
+
+
+def _information_picture(results: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
+    ax = figure.subplots()
+    _curves(ax, results["growth"])
+    ax.set_xlabel("n")
+    ax.set_ylabel("seconds, one thread")
+    ax.set_title("mutual information of two variables, k = 3", fontsize=10)
+    ax.legend(fontsize=8)
+    figure.savefig(path)
+
+
 def _papers() -> str:
     """First line of the docstring of each test in tests/papers: a paper's title."""
     titles = []
@@ -249,7 +279,22 @@ def _coupling_parts(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-FAMILIES = {"logits": _logits_parts, "cuda": _cuda_parts, "transport": _transport_parts, "coupling": _coupling_parts}
+def _neighbors_parts(results: dict[str, Any]) -> dict[str, str]:
+    _information_picture(results, RESULTS / "neighbors.png")
+    return {
+        "neighbors speed": f"{_speed_table(results)}\n\n{_machine_line(results)}",
+        "neighbors memory": _neighbors_memory_table(results),
+        "neighbors bias": _bias_table(results),
+    }
+
+
+FAMILIES = {
+    "logits": _logits_parts,
+    "cuda": _cuda_parts,
+    "transport": _transport_parts,
+    "coupling": _coupling_parts,
+    "neighbors": _neighbors_parts,
+}
 
 
 def main() -> None:

@@ -81,6 +81,13 @@ struct NeighborKernels {
                   std::int64_t* index);
   // How many points lie nearer than each query's radius.
   void (*count)(const PointTree& tree, Metric metric, const QueryBlock& queries, const double* radius, index_t* count);
+  // For all points among themselves without boxes: heaps of k are begun and ended one by one, and every pair of blocks
+  // of at most kBlockPoints points, in leaves of their own, is looked at in between (a block with itself too); heaps
+  // are found by the points' places.
+  void (*begin_nearest)(index_t k, double* distance, std::int64_t* index);
+  void (*block_pair)(const PointTree& tree, Metric metric, const QueryBlock& a, const QueryBlock& b, index_t k,
+                     double* distance, std::int64_t* index);
+  void (*end_nearest)(index_t k, double* distance, std::int64_t* index);
   // The k <= kMostLaneNeighbors least distances from each point of a leaf of 2 or 3 coordinates to the others, out[i *
   // kLeafPoints + lane]; there is room for kMostLaneNeighbors of them.
   void (*leaf_distances)(const PointTree& tree, Metric metric, index_t leaf, index_t k, double* out);

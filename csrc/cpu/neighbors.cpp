@@ -255,8 +255,65 @@ bool PointIndex::for_queries(const Queries& queries, index_t cost, F&& search) c
   });
 }
 
+namespace {
+
+// The points of a block of leaves as queries; in an index without boxes a point's place is its number.
+struct BlockQueries {
+  std::vector<double> norm;
+  std::vector<float> rounded;
+  std::vector<index_t> place;
+};
+
+}  // namespace
+
+// Every distance between two points is filtered once, for both of them. In round r the blocks I and J with I + J = r
+// modulo their number meet: all pairs of a round are disjoint, so that threads share no heap, and what a heap is
+// offered comes in the same order for any number of them.
+bool PointIndex::nearest_by_blocks(Metric metric, index_t k, index_t exclude, double* distance,
+                                   std::int64_t* index) const {
+  const PointTree points = tree();
+  const NeighborKernels& kernels = *active().neighbors;
+  for (index_t i = 0; i < n_; ++i) kernels.begin_nearest(k, distance + i * k, index + i * k);
+  const index_t bytes = d_ * kLeafPoints * static_cast<index_t>(sizeof(float));
+  const index_t leaves = std::max<index_t>(1, std::min<index_t>(kBlockPoints / kLeafPoints, (1 << 17) / bytes));
+  const index_t size = leaves * kLeafPoints, blocks = ceil_div(n_, size);
+  const auto queries_of = [&](index_t block, BlockQueries& kept) {
+    const index_t first = block * size, some = std::min(size, n_ - first);
+    kept.norm.resize(static_cast<std::size_t>(some));
+    kept.place.resize(static_cast<std::size_t>(some));
+    kept.rounded.resize(static_cast<std::size_t>(some * d_));
+    std::iota(kept.place.begin(), kept.place.end(), first);
+    for (index_t i = 0; i < some; ++i)
+      kept.norm[static_cast<std::size_t>(i)] =
+          round_point(rows_.data() + (first + i) * d_, kept.rounded.data() + i * d_, 1);
+    return QueryBlock{
+        some,   rows_.data() + first * d_, kept.rounded.data(), kept.norm.data(), kept.place.data(), kept.place.data(),
+        exclude};
+  };
+  for (index_t round = 0; round < blocks; ++round) {
+    std::vector<index_t> lower;
+    for (index_t i = 0; i < blocks; ++i)
+      if (i <= (round + blocks - i) % blocks) lower.push_back(i);
+    const bool finished = for_units(static_cast<index_t>(lower.size()), n_ * size, [&](index_t unit) {
+      const index_t i = lower[static_cast<std::size_t>(unit)], j = (round + blocks - i) % blocks;
+      BlockQueries kept_a, kept_b;
+      const QueryBlock a = queries_of(i, kept_a), b = queries_of(j, kept_b);
+      kernels.block_pair(points, metric, a, b, k, distance, index);
+    });
+    if (!finished) return false;
+  }
+  return for_units(ceil_div(n_, kBlockPoints), n_ * k, [&](index_t unit) {
+    for (index_t i = unit * kBlockPoints; i < std::min(n_, (unit + 1) * kBlockPoints); ++i) {
+      kernels.end_nearest(k, distance + i * k, index + i * k);
+      if (metric == Metric::euclidean)
+        for (index_t c = i * k; c < (i + 1) * k; ++c) distance[c] = std::sqrt(distance[c]);
+    }
+  });
+}
+
 bool PointIndex::nearest(Metric metric, const Queries& queries, index_t k, double* distance,
                          std::int64_t* index) const {
+  if (!queries.q && !on_line() && boxes_.empty()) return nearest_by_blocks(metric, k, queries.exclude, distance, index);
   const PointTree points = tree();
   return for_queries(queries, 256, [&](const QueryBlock& block, const index_t* number) {
     std::vector<double> found(static_cast<std::size_t>(block.count * k));

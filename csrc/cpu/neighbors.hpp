@@ -40,6 +40,7 @@ class PointIndex {
   void fill_boxes();
   PointTree tree() const;
   double round_point(const double* x, float* rounded, index_t stride) const;
+  bool nearest_by_blocks(Metric metric, index_t k, index_t exclude, double* distance, std::int64_t* index) const;
   template <class F>
   bool for_queries(const Queries& queries, index_t cost, F&& search) const;
   index_t count_excluded(Metric metric, const double* q, index_t self, index_t exclude, double radius) const;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class InformationEstimate:
 
     value: float
     p_value: float | None = None
-    null: np.ndarray | None = None
+    null: np.ndarray | None = field(default=None, repr=False)
     standard_error: float | None = None
     corrected: float | None = None
 

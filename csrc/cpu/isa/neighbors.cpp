@@ -115,6 +115,52 @@ void count_of(const PointTree& tree, Metric metric, const QueryBlock& queries, c
   }
 }
 
+// Blocks of at most kBlockPoints points each: heaps that nearest_of has begun, or that start here.
+template <Metric metric>
+ENTROPIC_NOINLINE void block_pair_as(const PointTree& tree, const QueryBlock& a, const QueryBlock& b, index_t k,
+                                     double* distance, std::int64_t* index) {
+  Query query[kBlockPoints], point[kBlockPoints];
+  Nearest best[kBlockPoints], best_of_point[kBlockPoints];
+  float limits[kBlockPoints];
+  double norm = 0;
+  for (index_t i = 0; i < a.count; ++i) {
+    query[i] = query_at(tree, a, i);
+    best[i] = {distance + a.place[i] * k, index + a.place[i] * k, k};
+    if (a.norm[i] > norm) norm = a.norm[i];
+  }
+  const index_t first = b.place[0] / kLeafPoints, last = (b.place[0] + b.count + kLeafPoints - 1) / kLeafPoints;
+  if (a.place[0] == b.place[0]) {
+    index_t i = 0;
+    for (; i + kAtOnce <= a.count; i += kAtOnce)
+      nearest_in_leaves<metric, kAtOnce, F>(tree, first, last, query + i, best + i);
+    for (; i < a.count; ++i) nearest_in_leaves<metric, 1, F>(tree, first, last, query + i, best + i);
+    return;
+  }
+  for (index_t j = 0; j < kBlockPoints; ++j) limits[j] = 0;
+  for (index_t j = 0; j < b.count; ++j) {
+    point[j] = query_at(tree, b, j);
+    best_of_point[j] = {distance + b.place[j] * k, index + b.place[j] * k, k};
+    limits[j] = column_limit<metric>(tree, point[j], best_of_point[j].distance[0], norm);
+  }
+  index_t i = 0;
+  for (; i + kAtOnce <= a.count; i += kAtOnce)
+    nearest_in_block<metric, kAtOnce, F>(tree, first, last, query + i, best + i, point, best_of_point, limits, norm);
+  for (; i < a.count; ++i)
+    nearest_in_block<metric, 1, F>(tree, first, last, query + i, best + i, point, best_of_point, limits, norm);
+}
+
+void block_pair_of(const PointTree& tree, Metric metric, const QueryBlock& a, const QueryBlock& b, index_t k,
+                   double* distance, std::int64_t* index) {
+  switch (metric) {
+    case Metric::chebyshev: return block_pair_as<Metric::chebyshev>(tree, a, b, k, distance, index);
+    case Metric::manhattan: return block_pair_as<Metric::manhattan>(tree, a, b, k, distance, index);
+    default: return block_pair_as<Metric::euclidean>(tree, a, b, k, distance, index);
+  }
+}
+
+void begin_nearest(index_t k, double* distance, std::int64_t* index) { clear_nearest({distance, index, k}); }
+void end_nearest(index_t k, double* distance, std::int64_t* index) { sort_nearest({distance, index, k}); }
+
 template <Metric metric, int K>
 void distances_as(const PointTree& tree, index_t leaf, double* out) {
   if (tree.d == 2) nearest_of_leaf<metric, 2, K, D>(tree, leaf, out);
@@ -140,7 +186,8 @@ void leaf_distances_of(const PointTree& tree, Metric metric, index_t leaf, index
 
 namespace cpu {
 
-const NeighborKernels ENTROPIC_OF_SET(neighbors) = {nearest_of, count_of, leaf_distances_of};
+const NeighborKernels ENTROPIC_OF_SET(neighbors) = {nearest_of,    count_of,    begin_nearest,
+                                                    block_pair_of, end_nearest, leaf_distances_of};
 
 }  // namespace cpu
 }  // namespace entropic

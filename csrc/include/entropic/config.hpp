@@ -62,7 +62,7 @@ enum class Metric : int { dot, sqeuclidean, euclidean, manhattan, chebyshev };
 // groups of kFan leaves, and so on. In the plane and in space the leaves hold the coordinates, and infinity behind the
 // last point; otherwise (x - center) * scale rounded to float, and a last row of -|.|^2 / 2.
 constexpr int kLeafPoints = 32, kFan = 8, kMaxLevels = 10;
-constexpr index_t kLargestExactLeaf = 3, kMostLaneNeighbors = 8;
+constexpr index_t kLargestExactLeaf = 3, kMostLaneNeighbors = 8, kBlockPoints = 256;
 struct PointTree {
   index_t n, d, leaves;
   int levels;                       // of boxes; 0 where all leaves are looked at

@@ -394,6 +394,57 @@ ENTROPIC_INLINE void nearest_in_leaves(const PointTree& tree, index_t first, ind
   }
 }
 
+// Above which a query's rounded distance to the lane's point keeps the query from the point's k nearest, less `own`.
+template <Metric metric>
+ENTROPIC_INLINE float column_limit(const PointTree& tree, const Query& point, double radius, double norm) {
+  const double d = static_cast<double>(tree.d), factor = (d + 8) * kFloatUnit;
+  if (metric == Metric::euclidean) {
+    // |y|^2 / 2 - <q, y> is |q - y|^2 / 2 less |q|^2 / 2, which is subtracted for each query.
+    const double square = radius * tree.scale * tree.scale, half = square / 2;
+    return static_cast<float>(
+        half + 1.01 * (factor * point.norm * (point.norm / 2 + norm) + 3 * kFloatUnit * (half + norm * norm)) + 1e-37);
+  }
+  const double root = metric == Metric::manhattan ? ::sqrt(d) : 1.0;
+  const double high = radius * tree.scale + 1.001 * kFloatUnit * root * (point.norm + norm) + 1e-37;
+  return static_cast<float>(high * (1 + factor));
+}
+
+// Queries of one block of leaves against the leaves first .. last - 1 of another, for the benefit of both: a distance
+// is offered to the query, and to the point. `limits` are the points' column_limits, and `norm` the largest of a query.
+template <Metric metric, int queries, class F>
+ENTROPIC_INLINE void nearest_in_block(const PointTree& tree, index_t first, index_t last, const Query* query,
+                                      const Nearest* best, const Query* point, const Nearest* best_of_point,
+                                      float* limits, double norm) {
+  constexpr bool products = metric == Metric::euclidean;
+  float distance[queries][kLeafPoints];
+  Reach reach[queries];
+  for (int i = 0; i < queries; ++i) reach[i] = reach_of<metric, products>(tree, query[i], best[i].distance[0]);
+  for (index_t leaf = first; leaf < last; ++leaf) {
+    const index_t offset = (leaf - first) * kLeafPoints;
+    filter_distances<metric, queries, F>(tree, leaf, query, distance);
+    for (int i = 0; i < queries; ++i) {
+      const float own = products ? static_cast<float>(query[i].norm * query[i].norm / 2) : 0.0f;
+      const unsigned row = ~above<F>(distance[i], limits_of<metric, products>(tree, reach[i], leaf).high);
+      unsigned column = 0;
+      for (int j = 0; j < kLeafPoints; j += F::width)
+        column |= lane_bits(greater(F::load(distance[i] + j), F::load(limits + offset + j) - F(own))) << j;
+      unsigned places = (row | ~column) & places_of(tree, leaf);
+      if (!places) continue;
+      for (; places; places &= places - 1) {
+        const index_t lane = first_bit(places), place = leaf * kLeafPoints + lane;
+        const double exact = distance_to_place<metric>(tree, query[i].q, place);
+        offer_place(tree, place, exact, query[i], best[i]);
+        const Nearest& other = best_of_point[offset + lane];
+        if (exact < other.distance[0] && !is_excluded(query[i], tree.order[place])) {
+          offer(other, exact, query[i].self);
+          limits[offset + lane] = column_limit<metric>(tree, point[offset + lane], other.distance[0], norm);
+        }
+      }
+      reach[i] = reach_of<metric, products>(tree, query[i], best[i].distance[0]);
+    }
+  }
+}
+
 // ---- the k least distances of all points of a leaf, in lanes: for exact leaves and few neighbours ----
 
 template <int K, class P>
