@@ -319,6 +319,27 @@ def test_confidence_interval_covers():
     assert entropic.knn_entropy(x, confidence=0.95, base=2).value == pytest.approx(estimate.value / math.log(2))
 
 
+def test_confidence_of_the_weighted_estimate(rng):
+    """The error is that of what the weights make of it, not that of one order, which is half as large here."""
+    estimates = [
+        entropic.knn_entropy(rng.normal(size=(600, 4)), k=12, weighted=True, metric="euclidean", confidence=0.95)
+        for _ in range(100)
+    ]
+    spread = np.std([estimate.value for estimate in estimates])
+    assert np.mean([estimate.standard_error for estimate in estimates]) == pytest.approx(spread, rel=0.2)
+
+
+def test_weighted_estimate_of_duplicates(rng):
+    """One pair of equal samples makes the term of the first order infinite, whatever the sign of its weight."""
+    x = rng.normal(size=(100, 4))
+    x[0] = x[1]
+    with pytest.raises(ValueError, match="0.02 of the samples have 1 or more others at the same place"):
+        entropic.knn_entropy(x, k=10, weighted=True)
+    with pytest.warns(entropic.TiesWarning):
+        assert entropic.knn_entropy(x, k=10, weighted=True, ties="warn") == -math.inf
+    assert math.isfinite(entropic.knn_entropy(x[:, :3], k=10, weighted=True))  # only the tenth order counts here
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 3, 6]), st.integers(-40, 40))
 def test_laws_of_entropy(seed, d, power):

@@ -14,7 +14,7 @@ from ..logits import logmeanexp, softmax
 from ..logits._functions import cast, float_dtype
 from ._dimension import local_dimensions, local_intrinsic_dimension, neighbour_distances
 from ._divergence import divergence_problem, knn_divergence
-from ._entropy import EntropyProblem, entropy_problem, entropy_weights, knn_entropy, log_zeta
+from ._entropy import EntropyProblem, entropy_problem, knn_entropy, log_zeta
 from ._search import as_samples, samples_backend
 from ._spacing import (
     SpacingProblem,
@@ -92,11 +92,9 @@ def _entropy_rule(
         cotangent = np.atleast_1d(cotangent_of(func, g, np.shape(value))) / log_base
         samples = as_samples(func, "x", x, 2)
         problem = entropy_problem(
-            func, samples, k, metric, ties, copy.deepcopy(stream), support, all_orders=bool(weighted), quiet=True
+            func, samples, k, metric, ties, copy.deepcopy(stream), support, weighted=bool(weighted), quiet=True
         )
-        if weighted:
-            cotangent = cotangent * entropy_weights(len(problem.orders), samples.shape[1])
-        rates = cotangent * _volume_rates(problem, float(order), bool(tsallis))
+        rates = cotangent * problem.weights * _volume_rates(problem, float(order), bool(tsallis))
         return (backend.wrap(_as_given(_through_volumes(problem, rates, metric), x)),)
 
     return value, pullback
