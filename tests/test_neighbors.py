@@ -320,20 +320,20 @@ def test_confidence_interval_covers():
 
 
 def test_confidence_of_the_weighted_estimate(rng):
-    """The error is that of what the weights make of it, not that of one order, which is half as large here."""
+    """The error is that of what the weights make of it, not that of one order, which is half as large."""
     estimates = [
         entropic.knn_entropy(rng.normal(size=(600, 4)), k=12, weighted=True, metric="euclidean", confidence=0.95)
         for _ in range(100)
     ]
     spread = np.std([estimate.value for estimate in estimates])
-    assert np.mean([estimate.standard_error for estimate in estimates]) == pytest.approx(spread, rel=0.2)
+    assert 0.7 < np.mean([estimate.standard_error for estimate in estimates]) / spread < 1.1
 
 
 def test_weighted_estimate_of_duplicates(rng):
     """One pair of equal samples makes the term of the first order infinite, whatever the sign of its weight."""
     x = rng.normal(size=(100, 4))
     x[0] = x[1]
-    with pytest.raises(ValueError, match="0.02 of the samples have 1 or more others at the same place"):
+    with pytest.raises(ValueError, match=r"0\.02 of the samples have 1 or more others at the same place"):
         entropic.knn_entropy(x, k=10, weighted=True)
     with pytest.warns(entropic.TiesWarning):
         assert entropic.knn_entropy(x, k=10, weighted=True, ties="warn") == -math.inf
