@@ -74,6 +74,14 @@ from .neighbors import (
     spacing_entropy,
     transfer_entropy,
 )
+from .spectral import (
+    DiffusionSpectrum,
+    DSEResult,
+    DSMIResult,
+    diffusion_spectral_entropy,
+    diffusion_spectral_mutual_information,
+    diffusion_spectrum,
+)
 from .transport import (
     Barycenter,
     ExactTransport,
@@ -112,7 +120,10 @@ __all__ = [
     "ConvergenceWarning",
     "Coupling",
     "CouplingBatch",
+    "DSEResult",
+    "DSMIResult",
     "DeviceError",
+    "DiffusionSpectrum",
     "EntropicDirection",
     "EntropyEstimate",
     "ExactTransport",
@@ -138,6 +149,9 @@ __all__ = [
     "bures_cost",
     "count_within",
     "coupling_lower_bound",
+    "diffusion_spectral_entropy",
+    "diffusion_spectral_mutual_information",
+    "diffusion_spectrum",
     "entropic_direction",
     "exogenous_entropy",
     "free_support_barycenter",

@@ -8,6 +8,7 @@ import numpy.typing
 
 __all__: list[str] = [
     "PointIndex",
+    "PointKernel",
     "TransportCost",
     "coupling_bound",
     "coupling_encode",
@@ -72,6 +73,21 @@ class PointIndex:
     ) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int64]]: ...
     @property
     def d(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+
+class PointKernel:
+    def __init__(
+        self,
+        x: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+        rates: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    ) -> None: ...
+    def dense(self) -> numpy.typing.NDArray[numpy.float64]: ...
+    def product(
+        self,
+        v: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+        w: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None = None,
+    ) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]: ...
     @property
     def n(self) -> int: ...
 

@@ -45,5 +45,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind::register_coupling(m);
   bind::register_logits(m);
   bind::register_neighbors(m);
+  bind::register_spectral(m);
   bind::register_transport(m);
 }

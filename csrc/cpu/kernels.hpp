@@ -93,6 +93,13 @@ struct NeighborKernels {
   void (*leaf_distances)(const PointTree& tree, Metric metric, index_t leaf, index_t k, double* out);
 };
 
+// See entropic/spectral.hpp. Arrays have room for whole packs, and for 16 columns at a time.
+struct SpectralKernels {
+  void (*kernel_row)(double* x, index_t n, double rate, const double* rates);
+  void (*add_product)(const double* g, index_t across, index_t along, index_t rows, index_t depth, const double* v,
+                      index_t v_ld, index_t columns, double* y, index_t y_ld);
+};
+
 struct Kernels {
   const char* name;
   int float_lanes;
@@ -111,6 +118,7 @@ struct Kernels {
   const TransportKernels* transport;
   const CouplingKernels* coupling;
   const NeighborKernels* neighbors;
+  const SpectralKernels* spectral;
 
   template <class T>
   const FamilyKernels<T>& of() const;

@@ -8,7 +8,7 @@
 
 #include "dispatch.hpp"
 #include "entropic/neighbors.hpp"
-#include "pool.hpp"
+#include "sweep.hpp"
 
 namespace entropic {
 namespace cpu {
@@ -266,9 +266,7 @@ struct BlockQueries {
 
 }  // namespace
 
-// Every distance between two points is filtered once, for both of them. In round r the blocks I and J with I + J = r
-// modulo their number meet: all pairs of a round are disjoint, so that threads share no heap, and what a heap is
-// offered comes in the same order for any number of them.
+// Every distance between two points is filtered once, for both of them.
 bool PointIndex::nearest_by_blocks(Metric metric, index_t k, index_t exclude, double* distance,
                                    std::int64_t* index) const {
   const PointTree points = tree();
@@ -290,18 +288,12 @@ bool PointIndex::nearest_by_blocks(Metric metric, index_t k, index_t exclude, do
         some,   rows_.data() + first * d_, kept.rounded.data(), kept.norm.data(), kept.place.data(), kept.place.data(),
         exclude};
   };
-  for (index_t round = 0; round < blocks; ++round) {
-    std::vector<index_t> lower;
-    for (index_t i = 0; i < blocks; ++i)
-      if (i <= (round + blocks - i) % blocks) lower.push_back(i);
-    const bool finished = for_units(static_cast<index_t>(lower.size()), n_ * size, [&](index_t unit) {
-      const index_t i = lower[static_cast<std::size_t>(unit)], j = (round + blocks - i) % blocks;
-      BlockQueries kept_a, kept_b;
-      const QueryBlock a = queries_of(i, kept_a), b = queries_of(j, kept_b);
-      kernels.block_pair(points, metric, a, b, k, distance, index);
-    });
-    if (!finished) return false;
-  }
+  const bool finished = each_block_pair(blocks, n_ * size, [&](index_t i, index_t j) {
+    BlockQueries kept_a, kept_b;
+    const QueryBlock a = queries_of(i, kept_a), b = queries_of(j, kept_b);
+    kernels.block_pair(points, metric, a, b, k, distance, index);
+  });
+  if (!finished) return false;
   return for_units(ceil_div(n_, kBlockPoints), n_ * k, [&](index_t unit) {
     for (index_t i = unit * kBlockPoints; i < std::min(n_, (unit + 1) * kBlockPoints); ++i) {
       kernels.end_nearest(k, distance + i * k, index + i * k);

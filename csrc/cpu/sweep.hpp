@@ -60,6 +60,23 @@ inline Plan lane_plan(index_t rows, index_t cols, index_t run, index_t unit_rows
   return plan;
 }
 
+// Calls f(a, b) for every pair a <= b of blocks. Pairs that run at the same time have no block in common, and those of
+// one block come in the same order for any number of threads: in a round a + b is the same, modulo the blocks.
+template <class F>
+bool each_block_pair(index_t blocks, index_t elements, F f) {
+  for (index_t round = 0; round < blocks; ++round) {
+    std::vector<index_t> lower;
+    for (index_t a = 0; a < blocks; ++a)
+      if (a <= (round + blocks - a) % blocks) lower.push_back(a);
+    const bool finished = for_units(static_cast<index_t>(lower.size()), elements, [&](index_t unit) {
+      const index_t a = lower[static_cast<std::size_t>(unit)];
+      f(a, (round + blocks - a) % blocks);
+    });
+    if (!finished) return false;
+  }
+  return true;
+}
+
 // Reduces every row and passes the states on: finish(first_row, count, states). False if interrupted.
 template <class Reducer, class Score, class Finish>
 bool reduce_rows(const Score& score, const Reducer& prototype, Finish finish) {

@@ -207,6 +207,7 @@ const Kernels ENTROPIC_OF_SET(kernels) = {
     &ENTROPIC_OF_SET(transport),
     &ENTROPIC_OF_SET(coupling),
     &ENTROPIC_OF_SET(neighbors),
+    &ENTROPIC_OF_SET(spectral),
 };
 }  // namespace cpu
 }  // namespace entropic

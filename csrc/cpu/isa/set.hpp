@@ -25,6 +25,7 @@ namespace cpu {
 
 extern const CouplingKernels ENTROPIC_OF_SET(coupling);
 extern const NeighborKernels ENTROPIC_OF_SET(neighbors);
+extern const SpectralKernels ENTROPIC_OF_SET(spectral);
 extern const TransportKernels ENTROPIC_OF_SET(transport);
 
 }  // namespace cpu

@@ -1,0 +1,28 @@
+// The spectral kernels of one instruction set; the rules of isa/logits.cpp hold.
+// clang-format off: the templates of spectral.hpp find the packs' functions only where simd.hpp came before
+#include "../kernels.hpp"
+#include "../simd.hpp"
+#include "entropic/spectral.hpp"
+#include "set.hpp"
+// clang-format on
+
+namespace entropic {
+namespace {
+
+void kernel_row_of(double* x, index_t n, double rate, const double* rates) {
+  kernel_row<NativePack<double>>(x, n, rate, rates);
+}
+
+void add_product_of(const double* g, index_t across, index_t along, index_t rows, index_t depth, const double* v,
+                    index_t v_ld, index_t columns, double* y, index_t y_ld) {
+  add_product<NativePack<double>>(g, across, along, rows, depth, v, v_ld, columns, y, y_ld);
+}
+
+}  // namespace
+
+namespace cpu {
+
+const SpectralKernels ENTROPIC_OF_SET(spectral) = {kernel_row_of, add_product_of};
+
+}  // namespace cpu
+}  // namespace entropic

@@ -1,0 +1,95 @@
+#include "spectral.hpp"
+
+#include <algorithm>
+
+#include "sweep.hpp"
+
+namespace entropic {
+namespace cpu {
+namespace {
+
+constexpr index_t kStrip = 64;  // rows of a tile
+
+// Points to a block: few enough that their coordinates stay in cache while strips of rows pass by.
+index_t block_size(index_t d) { return std::clamp<index_t>(32768 / d / kPad * kPad, kStrip, 256); }
+
+}  // namespace
+
+PointKernel::PointKernel(const double* x, const double* rates, index_t n, index_t d)
+    : n_(n),
+      d_(d),
+      block_(block_size(d)),
+      x_(x, x + n * d),
+      columns_(static_cast<std::size_t>((n + block_ - 1) / block_ * block_ * d), 0.0),
+      rates_(rates, rates + n) {
+  rates_.resize(static_cast<std::size_t>(padded(n)), 0.0);
+  for (index_t first = 0; first < n; first += block_)
+    active().of<double>().transpose(x_.data() + first * d, d, std::min(block_, n - first), d,
+                                    columns_.data() + first * d, block_);
+}
+
+// Calls f(row, rows, column, columns, tile) for tiles of the kernel that cover it once, on and above the diagonal's
+// blocks: tile[i * block_ + j]. Calls for tiles that share rows or columns are never at the same time and always in the
+// same order.
+template <class F>
+bool PointKernel::each_tile(index_t work, F&& f) const {
+  const index_t blocks = (n_ + block_ - 1) / block_;
+  return each_block_pair(blocks, n_ * block_ * work, [&](index_t a, index_t b) {
+    std::vector<double> tile(static_cast<std::size_t>(kStrip * block_));
+    const index_t column = b * block_, columns = std::min(block_, n_ - column);
+    const index_t end = std::min(n_, (a + 1) * block_);
+    for (index_t row = a * block_; row < end; row += kStrip) {
+      const index_t rows = std::min(kStrip, end - row);
+      active().of<double>().metric_tile(Metric::sqeuclidean, x_.data() + row * d_, d_, columns_.data() + column * d_,
+                                        block_, rows, columns, d_, 1.0, tile.data(), block_);
+      for (index_t i = 0; i < rows; ++i)
+        active().spectral->kernel_row(tile.data() + i * block_, columns, rates_[static_cast<std::size_t>(row + i)],
+                                      rates_.data() + column);
+      f(row, rows, column, columns, tile.data());
+    }
+  });
+}
+
+bool PointKernel::product(const double* v, index_t count, double* y, const double* w, double* squares) const {
+  const index_t ld = padded(count);
+  std::vector<double> from(static_cast<std::size_t>(n_ * ld), 0.0), to(from);
+  for (index_t i = 0; i < n_; ++i) std::copy_n(v + i * count, count, from.data() + i * ld);
+  std::vector<double> weights, sums;
+  if (w) {
+    weights.assign(w, w + n_);
+    weights.resize(static_cast<std::size_t>(padded(n_)), 0.0);
+    sums.assign(weights.size(), 0.0);
+  }
+  const auto add = active().spectral->add_product;
+  const GibbsKernels<double>& rows_of = active().gibbs<double>();
+  const bool finished =
+      each_tile(d_ + count, [&](index_t row, index_t rows, index_t column, index_t columns, double* tile) {
+        const bool mirrored = row / block_ != column / block_;
+        add(tile, block_, 1, rows, columns, from.data() + column * ld, ld, count, to.data() + row * ld, ld);
+        if (mirrored)
+          add(tile, 1, block_, columns, rows, from.data() + row * ld, ld, count, to.data() + column * ld, ld);
+        if (!w) return;
+        for (index_t k = 0; k < rows * block_; ++k) tile[k] *= tile[k];
+        for (index_t i = 0; i < rows; ++i)
+          sums[static_cast<std::size_t>(row + i)] +=
+              rows_of.gibbs_dot(tile + i * block_, weights.data() + column, columns);
+        for (index_t i = 0; mirrored && i < rows; i += 4)
+          rows_of.add_rows(tile + i * block_, block_, std::min<index_t>(4, rows - i), weights.data() + row + i, columns,
+                           sums.data() + column);
+      });
+  for (index_t i = 0; i < n_; ++i) std::copy_n(to.data() + i * ld, count, y + i * count);
+  if (w) std::copy_n(sums.data(), n_, squares);
+  return finished;
+}
+
+bool PointKernel::dense(double* out) const {
+  return each_tile(d_, [&](index_t row, index_t rows, index_t column, index_t columns, double* tile) {
+    for (index_t i = 0; i < rows; ++i) std::copy_n(tile + i * block_, columns, out + (row + i) * n_ + column);
+    if (row / block_ == column / block_) return;
+    for (index_t j = 0; j < columns; ++j)
+      for (index_t i = 0; i < rows; ++i) out[(column + j) * n_ + row + i] = tile[i * block_ + j];
+  });
+}
+
+}  // namespace cpu
+}  // namespace entropic

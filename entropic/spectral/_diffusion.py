@@ -1,0 +1,595 @@
+"""Entropy and mutual information of diffusion spectra."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .._backend import Array, backend_of, refuse_cuda, to_numpy
+from .._errors import ConvergenceWarning
+from .._validate import check_base, check_choice, check_integer, check_number, check_rng
+from ..logits._functions import check_real
+from ..neighbors._search import Space, as_samples, check_neighbors
+from ._lanczos import BlockLanczos
+from ._operators import Affinity, Diffusion, GraphAffinity, MatrixAffinity, point_affinity, scaled_points, stored
+from ._spectrum import Spectrum, spectrum_of
+
+KERNELS = ("gaussian", "adaptive", "knn", "precomputed")
+METHODS = ("auto", "dense", "certified", "lanczos")
+
+# Points up to which all eigenvalues are found about as quickly as bounds are, for one problem and where there are many.
+_DENSE_FIRST, _DENSE_MANY = 1024, 256
+
+# Pairs among so many points give the median distance.
+_MEDIAN_POINTS = 2048
+
+
+@dataclass(frozen=True)
+class DSEResult:
+    """Diffusion spectral entropy with an interval around it; ``float(result)`` is the value.
+
+    For an array `t` the value and both bounds are arrays of its shape.
+    """
+
+    value: Any
+    lower: Any
+    upper: Any
+    method: str
+    """"dense": exact up to rounding. "certified": the bounds hold. "lanczos": with a probability above 99 %."""
+    converged: bool
+    """Is the interval as narrow as `tol`?"""
+    t: Any
+    sigma: float | None
+    eigenvalues: np.ndarray = field(repr=False)
+    """All of them ("dense"), or approximations of the largest in magnitude, which come first."""
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.value, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class DSMIResult:
+    """Diffusion spectral mutual information with the interval of its sum; ``float(result)`` is the value."""
+
+    value: Any
+    lower: Any
+    upper: Any
+    method: str
+    """That of the largest class's spectrum."""
+    converged: bool
+    t: Any
+    sigma: float | None
+    classes: np.ndarray = field(repr=False)
+    """The labels, or the numbers of the bins, that occur."""
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.value, dtype=dtype)
+
+
+# ---- what calls have in common ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How points become affinities."""
+
+    name: str
+    sigma: float | None
+    k: int
+
+    def affinity(self, x: np.ndarray) -> Affinity:
+        if self.name == "gaussian":
+            assert self.sigma is not None
+            return point_affinity(x, self.sigma * math.sqrt(2), positive=True)
+        if self.name == "knn":
+            return GraphAffinity(Space(x, "euclidean").nearest(self.k)[1])
+        if self.name == "adaptive":
+            return point_affinity(x, Space(x, "euclidean").nearest(self.k)[0][:, -1], positive=False)
+        return MatrixAffinity(x, positive=False)
+
+    def of_part(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(x[np.ix_(rows, rows)] if self.name == "precomputed" else x[rows])
+
+
+def check_sigma(func: str, sigma: Any, x: np.ndarray) -> float:
+    """A width, or that of the median rule: half the median squared distance is its square."""
+    if isinstance(sigma, str):
+        check_choice(func, "sigma", sigma, ("median",))
+        if len(x) < 2:
+            raise ValueError(f'{func}: sigma="median" needs at least two points, got {len(x)}')
+        some, exponent = scaled_points(x[:: -(-len(x) // _MEDIAN_POINTS)])
+        norms = (some * some).sum(axis=1)
+        squares = (norms[:, None] + norms - 2 * some @ some.T)[np.triu_indices(len(some), 1)]
+        width = float(np.ldexp(math.sqrt(max(float(np.median(squares)), 0.0) / 2), exponent))
+        if not 0 < width < math.inf:
+            raise ValueError(f'{func}: sigma="median" is {width}, for more than half of all pairs: give a number')
+        return width
+    width = check_number(func, "sigma", sigma)
+    if not 0 < width < math.inf:
+        raise ValueError(f"{func}: `sigma` must be positive and finite, got {sigma!r}")
+    return width
+
+
+def _check_affinity(func: str, x: np.ndarray) -> np.ndarray:
+    if x.shape[0] != x.shape[1]:
+        raise ValueError(f'{func}: `x` must be a square affinity matrix with kernel="precomputed", got shape {x.shape}')
+    if (x < 0).any():
+        raise ValueError(f"{func}: affinities must not be negative, got {x.min():.6g}")
+    apart = float(np.abs(x - x.T).max())
+    if apart > 1e-8 * float(x.max()):
+        raise ValueError(f"{func}: the affinity matrix must be symmetric, got entries that differ by {apart:.3g}")
+    return x
+
+
+def check_kernel(func: str, x: Array, kernel: Any, sigma: Any, k: Any) -> tuple[np.ndarray, Kernel]:
+    check_choice(func, "kernel", kernel, KERNELS)
+    backend = backend_of(func, x=x)
+    refuse_cuda(func, backend, "x")
+    points = as_samples(func, "x", x)
+    if kernel == "precomputed":
+        return _check_affinity(func, points), Kernel(kernel, None, 0)
+    if kernel == "gaussian":
+        return points, Kernel(kernel, check_sigma(func, sigma, points), 0)
+    count = check_neighbors(func, k, len(points) - 1)
+    if kernel == "adaptive":
+        widths = Space(points, "euclidean").nearest(count)[0][:, -1]
+        if not widths.all():
+            raise ValueError(
+                f"{func}: {int((widths == 0).sum())} points have {count} or more others at the same place, where the "
+                'adaptive width is 0: raise `k`, or take kernel="gaussian"'
+            )
+    return points, Kernel(kernel, None, count)
+
+
+def check_times(func: str, t: Any, method: str) -> np.ndarray:
+    given = to_numpy(func, "t", t)
+    check_real(func, "t", given)
+    times = np.asarray(given, dtype=np.float64)
+    if times.ndim > 1 or times.size == 0:
+        raise ValueError(f"{func}: `t` must be a number or a list of numbers, got shape {times.shape}")
+    if not ((times >= 0) & np.isfinite(times)).all():
+        raise ValueError(f"{func}: `t` must be finite and not negative, got {times[~(times >= 0)].tolist() or t!r}")
+    if method in ("certified", "lanczos") and ((times > 0) & (times < 1)).any():
+        raise ValueError(f'{func}: `t` must be 0 or at least 1 for method="{method}", got {t!r}')
+    return times
+
+
+def _check_alpha(func: str, alpha: Any) -> float:
+    value = check_number(func, "alpha", alpha)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{func}: `alpha` must be between 0 and 1, got {alpha!r}")
+    return value
+
+
+def _check_tol(func: str, tol: Any) -> float:
+    value = check_number(func, "tol", tol)
+    if not value > 0:
+        raise ValueError(f"{func}: `tol` must be positive, got {tol!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A call's options, checked."""
+
+    func: str
+    kernel: Kernel
+    times: np.ndarray
+    alpha: float
+    log_base: float
+    method: str
+    tol: float
+    rng: np.random.Generator
+
+    def spectrum(self, x: np.ndarray, dense_first: int) -> Spectrum:
+        """In nats, and t = 0 by hand: log n, for every eigenvalue counts as 1."""
+        times = np.atleast_1d(self.times)
+        later = times > 0
+        dense = (times[later] < 1).any() or (self.method == "auto" and len(x) <= dense_first)
+        found = spectrum_of(
+            self.func, self.kernel.affinity(x), self.alpha, times[later], "dense" if dense else self.method,
+            self.tol * self.log_base, self.rng,
+        )  # fmt: skip
+        whole = np.full((3, len(times)), math.log(len(x)))
+        whole[:, later] = found.value, found.lower, found.upper
+        value, lower, upper = whole
+        return Spectrum(value, lower, upper, found.method, found.eigenvalues, found.converged)
+
+    def shaped(self, values: np.ndarray) -> Any:
+        return values.reshape(self.times.shape) if self.times.ndim else float(values[0])
+
+
+def problem_of(func: str, kernel: Kernel, t: Any, alpha: Any, base: Any, method: Any, tol: Any, rng: Any) -> Problem:
+    check_choice(func, "method", method, METHODS)
+    log_base = check_base(func, base)
+    # The search's first block is random, its answer is not: without `rng` it is the same one in every call.
+    generator = check_rng(func, 0 if rng is None else rng)
+    return Problem(
+        func, kernel, check_times(func, t, method), _check_alpha(func, alpha), log_base, method,
+        _check_tol(func, tol), generator,
+    )  # fmt: skip
+
+
+def warn_wide(func: str, width: float, tol: float) -> None:
+    warnings.warn(
+        f"{func}: the interval is {width:.3g} wide, more than `tol`, {tol:.3g}; a larger `sigma` or `t` leaves fewer "
+        'eigenvalues that count, and method="dense" finds them all',
+        ConvergenceWarning,
+        stacklevel=3,
+    )
+
+
+# ---- the public functions --------------------------------------------------------------------------------------------
+
+
+def diffusion_spectral_entropy(
+    x: Array,
+    *,
+    sigma: Any = 10.0,
+    t: Any = 1,
+    alpha: float = 0.0,
+    kernel: str = "gaussian",
+    k: int = 15,
+    base: float | None = 2.0,
+    method: str = "auto",
+    tol: float = 1e-2,
+    rng: Any = None,
+) -> DSEResult:
+    """Entropy of a diffusion operator's spectrum: -sum p log p with p = |lambda|^t / sum |lambda|^t.
+
+    The operator is the random walk between points with probabilities in proportion to their affinity.
+
+    Parameters
+    ----------
+    x : array, shape (n, d) or (n,)
+        Points; or, with ``kernel="precomputed"``, their symmetric affinities (n, n), which are not negative.
+    sigma : float or "median"
+        Width of the Gaussian kernel, ``exp(-|x_i - x_j|^2 / (2 sigma^2))``. It has to fit the scale of the points: the
+        published default of 10 does for activations of a few hundred units, and far less spread gives about 0. "median"
+        is the root of half the median squared distance, of evenly spaced 2,048 points where there are more.
+    t : float or array
+        Time of the diffusion, by which the eigenvalues' magnitudes are raised: larger ones leave the coarser
+        structure. An array gives the whole curve from one spectrum. 0 gives log n, for each eigenvalue counts as 1.
+    alpha : float
+        What of the density is divided out of the affinities, before the walk is made of them: 0 is the published
+        code's (whose comments name another one), 1/2 the Fokker-Planck and 1 the Laplace-Beltrami normalisation.
+    kernel : {"gaussian", "adaptive", "knn", "precomputed"}
+        "adaptive" is ``exp(-|x_i - x_j|^2 / (s_i s_j))`` with the distances s to the k-th neighbours, "knn" 1 for
+        neighbours of each other, 1/2 where only one is the other's, and 1 for a point itself.
+    k : int
+        Neighbours of these two.
+    base : float, optional
+        Base of the logarithm: bits by default, nats for None.
+    method : {"auto", "dense", "certified", "lanczos"}
+        "dense" finds all eigenvalues, in O(n^3). "certified" finds the largest without forming the matrix and bounds
+        the rest by exact traces: the interval holds, up to rounding. "lanczos" estimates what that leaves open from
+        random probes: it holds with a probability of more than 99 %. "auto" is the first up to 1,024 points, beyond it
+        the second where it soon becomes as narrow as `tol`, and else the third; for 0 < t < 1 it is the first.
+    tol : float
+        How wide the interval may be, in the unit of the result.
+    rng : numpy.random.Generator, int or None
+        For the random vectors that searches begin with; by default the same ones in every call.
+
+    Returns
+    -------
+    DSEResult
+        Converts to a float; with `value`, `lower`, `upper`, `method`, `converged` and `eigenvalues`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For points that are not finite, sigma <= 0, t < 0, k >= n, an affinity matrix that is not symmetric or has
+        negative entries, and points that have no affinity to any, themselves included.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Where the interval stays wider than `tol`.
+
+    Notes
+    -----
+    One point, and points that are all the same, have entropy 0. The entropy does not change where each point is
+    repeated equally often, and never grows with t.
+
+    With S = sum |lambda|^t and T = -sum |lambda|^t log |lambda|^t the value is log S + T / S. sum lambda and
+    sum lambda^2 are traces, found exactly in one pass over the pairs; with some eigenvalues known, the others' number,
+    sum and sum of squares bound their part of S and T, and eigenvalues that a search has not yet settled are bounded by
+    the values that it has (Cauchy's interlacing).
+
+    A pass over the pairs computes each affinity once, for both points, and multiplies blocks of 16 or 32 vectors with
+    it: about n^2 (d + 32) operations, of which there are some 10. The memory is O(n (d + vectors)), at most 64 MB of
+    vectors; up to 4,096 points the matrix is kept. Host arrays only.
+
+    References
+    ----------
+    Liao, Liu, Christensen and others, CISS 2024 (arXiv 2312.04823); Coifman and Lafon, Appl. Comput. Harmon. Anal. 21
+    (2006) 5; Ubaru, Chen and Saad, SIAM J. Matrix Anal. Appl. 38 (2017) 1075.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> centres = 100 * np.eye(4)
+    >>> x = np.repeat(centres, 50, axis=0)  # four places that are far apart: log2(4) bits
+    >>> round(float(entropic.diffusion_spectral_entropy(x)), 6)
+    2.0
+    """
+    func = "diffusion_spectral_entropy"
+    points, kept = check_kernel(func, x, kernel, sigma, k)
+    problem = problem_of(func, kept, t, alpha, base, method, tol, rng)
+    found = problem.spectrum(points, _DENSE_FIRST)
+    value, lower, upper = (problem.shaped(v / problem.log_base) for v in (found.value, found.lower, found.upper))
+    if not found.converged:
+        warn_wide(func, float(np.max(np.asarray(upper) - lower)), problem.tol)
+    return DSEResult(
+        value, lower, upper, found.method, found.converged, problem.shaped(problem.times.ravel()), kept.sigma,
+        found.eigenvalues,
+    )  # fmt: skip
+
+
+def _labels(func: str, y: Array, n: int, n_bins: Any) -> np.ndarray:
+    """Classes 0, 1, ... of the samples, by label, by bin, or by cluster, and what they are called."""
+    backend = backend_of(func, y=y)
+    refuse_cuda(func, backend, "y")
+    given = np.asarray(y) if isinstance(y, list | tuple) else y
+    words = isinstance(given, np.ndarray) and given.dtype.kind in "US"
+    array = given if words else to_numpy(func, "y", given)
+    if array.ndim not in (1, 2) or len(array) != n:
+        raise ValueError(f"{func}: `y` must have {n} rows, as many as `x`, got shape {array.shape}")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    bins = None if n_bins is None else check_integer(func, "n_bins", n_bins, 1)
+    if array.ndim == 2:
+        return _clusters(func, as_samples(func, "y", array), bins or 10)
+    if bins is None and array.dtype.kind in "USbiu":
+        return array
+    signal = as_samples(func, "y", array)[:, 0]
+    low, high = signal.min(), signal.max()
+    if low == high:
+        return np.zeros(n, dtype=np.int64)
+    count = bins or 10
+    place = ((signal / 2 - low / 2) / (high / 2 - low / 2) * count).astype(np.int64)
+    return np.minimum(place, count - 1)
+
+
+def _clusters(func: str, y: np.ndarray, count: int) -> np.ndarray:
+    try:
+        from sklearn.cluster import SpectralClustering
+    except ImportError:
+        raise ImportError(
+            f"{func}: vectors `y` are clustered by scikit-learn, which is not installed; pass labels instead"
+        ) from None
+    clustering = SpectralClustering(
+        count, affinity="nearest_neighbors", assign_labels="cluster_qr", random_state=0, n_neighbors=min(10, len(y))
+    )
+    return np.asarray(clustering.fit_predict(y))
+
+
+def diffusion_spectral_mutual_information(
+    x: Array,
+    y: Array,
+    *,
+    sigma: Any = 10.0,
+    t: Any = 1,
+    n_repeats: int = 5,
+    n_bins: int | None = None,
+    alpha: float = 0.0,
+    kernel: str = "gaussian",
+    k: int = 15,
+    base: float | None = 2.0,
+    method: str = "auto",
+    tol: float = 2e-2,
+    rng: Any = None,
+) -> DSMIResult:
+    """How much lower diffusion entropies are within the classes of y: sum_c p(c) (mean DSE of random sets - DSE of c).
+
+    Each class is compared with random sets of its size, since a diffusion entropy depends on the number of points.
+
+    Parameters
+    ----------
+    x : array, shape (n, d) or (n,)
+        Points, or their affinities with ``kernel="precomputed"``.
+    y : array, shape (n,) or (n, q)
+        Labels (integers, booleans or strings); a signal (floats), cut in bins of equal width; or vectors, which
+        scikit-learn's spectral clustering cuts in clusters.
+    n_repeats : int
+        Random sets for each class.
+    n_bins : int, optional
+        Bins or clusters, 10 by default. Given, integers are a signal too.
+    sigma, t, alpha, kernel, k, base, method
+        As in :func:`diffusion_spectral_entropy`; "median" is that of all points. "auto" finds all eigenvalues of
+        classes of up to 256 points.
+    tol : float
+        How wide the interval of the sum may be; each entropy's may be half as wide.
+    rng : numpy.random.Generator, int or None
+        For the random sets; by default the same ones in every call.
+
+    Returns
+    -------
+    DSMIResult
+        Converts to a float; with `value`, `lower`, `upper`, `method`, `converged` and `classes`. The interval is that
+        of the spectra, for the sets that were drawn. Estimates near 0 can be negative and are not clipped.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`diffusion_spectral_entropy`, and for `y` of another length.
+    ImportError
+        For vectors without scikit-learn.
+
+    Notes
+    -----
+    It is not symmetric, and that of x with itself is not its entropy. The cost is that of ``(n_repeats + 1)`` entropies
+    for each class. Host arrays only.
+
+    References
+    ----------
+    Liao, Liu, Christensen and others, CISS 2024 (arXiv 2312.04823).
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> y = np.arange(200) % 4
+    >>> x = 100 * np.eye(4)[y]  # a place for each label: random sets have log2(4) bits, and classes have none
+    >>> round(float(entropic.diffusion_spectral_mutual_information(x, y)), 1)
+    2.0
+    """
+    func = "diffusion_spectral_mutual_information"
+    points, kept = check_kernel(func, x, kernel, sigma, k)
+    repeats = check_integer(func, "n_repeats", n_repeats, 1)
+    labels = _labels(func, y, len(points), n_bins)
+    problem = problem_of(func, kept, t, alpha, base, method, _check_tol(func, tol) / 2, rng)
+    classes, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    if kernel in ("adaptive", "knn") and sizes.min() <= kept.k:
+        raise ValueError(
+            f"{func}: every class must have more than `k` = {kept.k} samples, got {sizes.min()} of "
+            f"{classes[sizes.argmin()]!r}"
+        )
+    totals, converged, methods = np.zeros((3, problem.times.size)), True, {}
+    for c, size in enumerate(sizes):
+        own = problem.spectrum(kept.of_part(points, np.flatnonzero(members == c)), _DENSE_MANY)
+        sets = [
+            problem.spectrum(kept.of_part(points, problem.rng.choice(len(points), size, replace=False)), _DENSE_MANY)
+            for _ in range(repeats)
+        ]
+        mean = np.mean([[s.value, s.lower, s.upper] for s in sets], axis=0)
+        totals += size / len(points) * (mean - np.stack([own.value, own.upper, own.lower]))
+        converged = converged and own.converged and all(s.converged for s in sets)
+        methods[int(size)] = own.method
+    value, lower, upper = (problem.shaped(v / problem.log_base) for v in totals)
+    if not converged:
+        warn_wide(func, float(np.max(np.asarray(upper) - lower)), 2 * problem.tol)
+    return DSMIResult(
+        value, lower, upper, methods[max(methods)], converged, problem.shaped(problem.times.ravel()), kept.sigma,
+        classes,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DiffusionSpectrum:
+    """The largest eigenvalues of a diffusion operator, in magnitude, and their right eigenvectors."""
+
+    eigenvalues: np.ndarray
+    vectors: np.ndarray = field(repr=False)
+    """Columns (n, count); sum_i stationary_i vector_i^2 = 1, and the first is constant."""
+    stationary: np.ndarray = field(repr=False)
+    """The walk's stationary distribution (n,)."""
+    residuals: np.ndarray = field(repr=False)
+    """Bounds of the eigenvalues' errors."""
+    converged: bool
+
+    def embedding(self, t: float = 1) -> np.ndarray:
+        """Diffusion map (n, count - 1): the vectors but the first, times the eigenvalues' power t."""
+        values = self.eigenvalues[1:]
+        return np.asarray(self.vectors[:, 1:] * (values**t if float(t).is_integer() else np.abs(values) ** t))
+
+
+def diffusion_spectrum(
+    x: Array,
+    count: int = 10,
+    *,
+    sigma: Any = 10.0,
+    alpha: float = 0.0,
+    kernel: str = "gaussian",
+    k: int = 15,
+    tol: float = 1e-8,
+    rng: Any = None,
+) -> DiffusionSpectrum:
+    """The largest eigenvalues and the eigenvectors of the diffusion operator, without its matrix: for diffusion maps.
+
+    Parameters
+    ----------
+    x : array, shape (n, d) or (n,)
+        Points, or their affinities with ``kernel="precomputed"``.
+    count : int
+        Eigenvalues, at most n; the first is 1.
+    sigma, alpha, kernel, k
+        As in :func:`diffusion_spectral_entropy`.
+    tol : float
+        Norm of the residuals, which bounds the eigenvalues' errors.
+    rng : numpy.random.Generator, int or None
+        For the random vectors that the search begins with; by default the same ones in every call.
+
+    Returns
+    -------
+    DiffusionSpectrum
+        With `eigenvalues`, `vectors`, `stationary`, `residuals`, and ``embedding(t)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`diffusion_spectral_entropy`, and for `count` above n.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Where residuals stay larger than `tol`.
+
+    Notes
+    -----
+    Block Lanczos with full orthogonalisation: some tens of passes over the pairs at most, each of about n^2 (d + 32)
+    operations, and O(n (d + vectors)) memory. Host arrays only.
+
+    References
+    ----------
+    Coifman and Lafon, Appl. Comput. Harmon. Anal. 21 (2006) 5.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    >>> circle = np.column_stack([np.cos(angle), np.sin(angle)])
+    >>> entropic.diffusion_spectrum(circle, 3, sigma=0.3).eigenvalues.round(3)
+    array([1.   , 0.955, 0.955])
+    """
+    func = "diffusion_spectrum"
+    points, kept = check_kernel(func, x, kernel, sigma, k)
+    n = len(points)
+    wanted = check_integer(func, "count", count, 1)
+    if wanted > n:
+        raise ValueError(f"{func}: `count` must be at most {n}, the number of points, got {wanted}")
+    generator = check_rng(func, 0 if rng is None else rng)
+    limit = _check_tol(func, tol)
+    block = min(max(16, min(wanted + 4, 32)), n)
+    affinity = stored(kept.affinity(points))
+    diffusion = Diffusion(func, affinity, _check_alpha(func, alpha), generator, block)
+    values, vectors, residuals = _largest(diffusion, wanted, limit)
+    converged = bool((residuals <= limit).all())
+    if not converged:
+        warnings.warn(
+            f"{func}: residuals up to {residuals.max():.3g} are larger than `tol`, {limit:.3g}, after a basis of half "
+            "as many vectors as there are points or as fit in memory; ask for fewer eigenvalues",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    scaled = vectors / diffusion.first_vector[:, None]
+    scaled *= np.where(scaled[np.abs(scaled).argmax(axis=0), np.arange(wanted)] < 0, -1.0, 1.0)
+    return DiffusionSpectrum(values, scaled, diffusion.first_vector**2, residuals, converged)
+
+
+def _largest(diffusion: Diffusion, count: int, tol: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    n, block = diffusion.start.shape
+    most = max(int(min(n / 2, 3e8 / (8 * n))) // block, 1) * block
+    if n <= 256 or most < 2 * count:
+        values, vectors = np.linalg.eigh(diffusion.dense())
+        order = np.argsort(-np.abs(values), kind="stable")[:count]
+        return values[order], vectors[:, order], np.zeros(count)
+    search = BlockLanczos(diffusion.product, diffusion.start, diffusion.image, most)
+    while search.room():
+        search.step()
+        if search.size < count:
+            continue
+        values, coefficients, residuals = search.ritz()
+        order = np.argsort(-np.abs(values), kind="stable")[:count]
+        if (residuals[order] <= tol).all():
+            break
+    return values[order], search.vectors(coefficients[:, order]), residuals[order]

@@ -1,0 +1,95 @@
+"""Parts of a symmetric operator's spectrum: block Lanczos with full orthogonalisation, and stochastic quadrature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Product = Callable[[np.ndarray], np.ndarray]
+
+
+def _orthonormal(block: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Q and R of a block that is orthogonal to the basis up to rounding.
+
+    Where the block has nothing left in some direction, Q has what rounding put there: that is cleaned of the basis and
+    of the other columns, so that Q is orthonormal whatever came in, and R is about 0 for it.
+    """
+    q, r = np.linalg.qr(block)
+    diagonal = np.abs(np.diag(r))
+    if diagonal.min() <= 1e-8 * max(diagonal.max(), 1e-300):
+        for _ in range(2):
+            q = np.linalg.qr(q - basis @ (basis.T @ q))[0]
+        r = q.T @ block
+    return q, r
+
+
+class BlockLanczos:
+    """A growing orthonormal basis Q with K Q = Q T + (a new block) B: Ritz values, vectors and residuals.
+
+    `start` is the first block, whose columns need not be orthonormal, and `image` K times it.
+    """
+
+    def __init__(self, product: Product, start: np.ndarray, image: np.ndarray, most: int) -> None:
+        n, self.block = start.shape
+        self.most = most
+        self._product = product
+        self._q = np.zeros((n, most + self.block), order="F")
+        self._t = np.zeros((most, most))
+        self._q[:, : self.block], r = np.linalg.qr(start)
+        self._image = np.linalg.solve(r.T, image.T).T
+        self.size = 0
+        self._between = np.zeros((self.block, self.block))
+
+    def room(self) -> bool:
+        return self.size + self.block <= self.most
+
+    def step(self) -> None:
+        """One product with a block."""
+        m, b = self.size, self.block
+        basis = self._q[:, : m + b]
+        rest = self._product(np.ascontiguousarray(basis[:, m:])) if m else self._image
+        part = basis.T @ rest
+        rest = rest - basis @ part
+        again = basis.T @ rest
+        rest -= basis @ again
+        self._t[: m + b, m : m + b] = part + again
+        self._t[m : m + b, : m + b] = (part + again).T
+        self._q[:, m + b : m + 2 * b], self._between = _orthonormal(rest, basis)
+        self.size = m + b
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Values, coefficients of the vectors in the basis, and the norms of their residuals."""
+        t = self._t[: self.size, : self.size]
+        values, coefficients = np.linalg.eigh((t + t.T) / 2)
+        residuals = np.linalg.norm(self._between @ coefficients[-self.block :], axis=0)
+        return values, coefficients, residuals
+
+    def vectors(self, coefficients: np.ndarray) -> np.ndarray:
+        return np.asarray(self._q[:, : self.size] @ coefficients)
+
+
+def quadratures(product: Product, probes: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss nodes and weights (probes, steps) with z' f(K) z ~ sum weights f(nodes), one column z of `probes` each.
+
+    Plain recurrences: orthogonality is lost, which repeats nodes and shares their weight, and leaves sums alone.
+    """
+    b = probes.shape[1]
+    diagonal, between = np.zeros((b, steps)), np.zeros((b, steps))
+    norms = np.linalg.norm(probes, axis=0)
+    safe = np.where(norms > 0, norms, 1.0)
+    current, previous = probes / safe, np.zeros_like(probes)
+    for j in range(steps):
+        following = product(current)
+        if j:
+            following -= previous * between[:, j - 1]
+        diagonal[:, j] = np.einsum("ij,ij->j", current, following)
+        following -= current * diagonal[:, j]
+        between[:, j] = np.linalg.norm(following, axis=0)
+        previous, current = current, following / np.where(between[:, j] > 0, between[:, j], 1.0)
+    nodes, weights = np.zeros((b, steps)), np.zeros((b, steps))
+    for i in range(b):
+        t = np.diag(diagonal[i]) + np.diag(between[i, :-1], 1) + np.diag(between[i, :-1], -1)
+        nodes[i], vectors = np.linalg.eigh(t)
+        weights[i] = norms[i] ** 2 * vectors[0] ** 2
+    return nodes, weights

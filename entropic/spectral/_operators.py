@@ -1,0 +1,189 @@
+"""Affinities of points, as operators, and the diffusion matrix that is made of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+
+# Up to so many points the matrix is kept: 128 MiB.
+STORED = 4096
+
+
+class Affinity:
+    """A symmetric matrix G of affinities; `positive` if it has no negative eigenvalues."""
+
+    n: int
+    positive: bool
+    diagonal: np.ndarray
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        """G v for v (n, count)."""
+        raise NotImplementedError
+
+    def product_and_squares(self, v: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """G v, and sum_j G_ij^2 w_j for w (n,), in one pass where elements are computed."""
+        raise NotImplementedError
+
+    def dense(self) -> np.ndarray:
+        raise NotImplementedError
+
+
+class MatrixAffinity(Affinity):
+    """A stored matrix."""
+
+    def __init__(self, matrix: np.ndarray, positive: bool) -> None:
+        self.n, self.positive, self._matrix = len(matrix), positive, matrix
+        self.diagonal = np.diag(matrix).copy()
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        return np.asarray(self._matrix @ v)
+
+    def product_and_squares(self, v: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.product(v), np.einsum("ij,ij,j->i", self._matrix, self._matrix, w)
+
+    def dense(self) -> np.ndarray:
+        return self._matrix
+
+
+class PointAffinity(Affinity):
+    """exp(-|x_i - x_j|^2 r_i r_j), computed where it is needed: memory O(n d)."""
+
+    def __init__(self, x: np.ndarray, rates: np.ndarray, positive: bool) -> None:
+        self.n, self.positive = len(x), positive
+        self.diagonal = np.ones(self.n)
+        self._kernel = _core.PointKernel(x, rates)
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        out: np.ndarray = self._kernel.product(np.ascontiguousarray(v))[0]
+        return out
+
+    def product_and_squares(self, v: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        image, squares = self._kernel.product(np.ascontiguousarray(v), w)
+        assert squares is not None
+        return image, squares
+
+    def dense(self) -> np.ndarray:
+        out: np.ndarray = self._kernel.dense()
+        return out
+
+
+class GraphAffinity(Affinity):
+    """(A + A') / 2 for a matrix A with ones at each point's neighbours and itself: memory O(n k)."""
+
+    positive = False
+
+    def __init__(self, neighbours: np.ndarray) -> None:
+        self.n = len(neighbours)
+        self.diagonal = np.ones(self.n)
+        self._to = np.column_stack([np.arange(self.n), neighbours])
+        # The same pairs by their column: those of one column are adjacent, and no column is empty.
+        columns = self._to.ravel()
+        order = np.argsort(columns, kind="stable")
+        self._from = order // self._to.shape[1]
+        self._starts = np.searchsorted(columns[order], np.arange(self.n))
+
+    def _both_ways(self, v: np.ndarray) -> np.ndarray:
+        out = v.copy()
+        for column in self._to.T[1:]:
+            out += v[column]
+        return np.asarray(out + np.add.reduceat(v[self._from], self._starts, axis=0))
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        return self._both_ways(v) / 2
+
+    def product_and_squares(self, v: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # ((A_ij + A_ji) / 2)^2 = (A_ij + A_ji + 2 A_ij A_ji) / 4 for zeros and ones.
+        rows = np.arange(self.n)[:, None]
+        mutual = np.isin(self._to * self.n + rows, rows * self.n + self._to)
+        return self.product(v), np.asarray(self._both_ways(w) + 2 * (mutual * w[self._to]).sum(axis=1)) / 4
+
+    def dense(self) -> np.ndarray:
+        a = np.zeros((self.n, self.n))
+        np.put_along_axis(a, self._to, 1.0, axis=1)
+        return (a + a.T) / 2
+
+
+class Diffusion:
+    """K = S G S, similar to the random walk on G / (d_i d_j)^alpha: eigenvalues in [-1, 1], of which the first is 1.
+
+    The pass that finds S multiplies vectors too: with `start` = S^-1 v for the ones and as many random v as asked for,
+    K start = S G v is known beforehand. The first column of `start` is the eigenvector to 1.
+    """
+
+    def __init__(
+        self, func: str, affinity: Affinity, alpha: float, rng: np.random.Generator | None = None, block: int = 1
+    ) -> None:
+        self.affinity, self.n = affinity, affinity.n
+        vectors = np.ones((self.n, block))
+        if block > 1 and rng is not None:
+            vectors[:, 1:] = rng.standard_normal((self.n, block - 1))
+        weights = np.ones(self.n)
+        if alpha:
+            degrees = affinity.product(vectors[:, :1])[:, 0]
+            _check_degrees(func, degrees)
+            weights = degrees**-alpha
+            vectors *= weights[:, None]
+        image = affinity.product(vectors)
+        sums = weights * image[:, 0]
+        _check_degrees(func, sums)
+        self.scale = weights / np.sqrt(sums)
+        self.start, self.image = vectors / self.scale[:, None], image * self.scale[:, None]
+        self.first_vector = np.sqrt(sums / sums.sum())
+
+    @property
+    def positive(self) -> bool:
+        return self.affinity.positive
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        return np.asarray(self.scale[:, None] * self.affinity.product(self.scale[:, None] * v))
+
+    def product_and_square_trace(self, v: np.ndarray) -> tuple[np.ndarray, float]:
+        """K v, and the sum of the squares of the eigenvalues."""
+        squares = self.scale**2
+        image, sums = self.affinity.product_and_squares(self.scale[:, None] * v, squares)
+        return self.scale[:, None] * image, math.fsum(squares * sums)
+
+    def trace(self) -> float:
+        return math.fsum(self.affinity.diagonal * self.scale**2)
+
+    def dense(self) -> np.ndarray:
+        return np.asarray(self.affinity.dense() * self.scale[:, None] * self.scale)
+
+
+def _check_degrees(func: str, degrees: np.ndarray) -> None:
+    if not (degrees > 0).all():
+        raise ValueError(
+            f"{func}: {int((degrees <= 0).sum())} points have no affinity to any point, not to themselves either "
+            f"(the first is in row {int(np.argmax(degrees <= 0))}): leave them out"
+        )
+
+
+def stored(affinity: Affinity) -> Affinity:
+    """The same affinity, kept as a matrix where that is small and quicker to multiply."""
+    if affinity.n > STORED or isinstance(affinity, MatrixAffinity | GraphAffinity):
+        return affinity
+    return MatrixAffinity(affinity.dense(), affinity.positive)
+
+
+def scaled_points(x: np.ndarray) -> tuple[np.ndarray, int]:
+    """Points less their centre, over a power of two that makes them at most 1, and its exponent."""
+    low, high = x.min(axis=0), x.max(axis=0)
+    centred = x / 2 - (low / 2 + (high / 2 - low / 2) / 2)
+    exponent = int(np.frexp(np.abs(centred).max(initial=0.0))[1])
+    return np.ldexp(centred, -exponent), exponent + 1
+
+
+def point_affinity(x: np.ndarray, widths: Any, positive: bool) -> PointAffinity:
+    """exp(-|x_i - x_j|^2 / (w_i w_j)) for one width or one each.
+
+    The rates 1 / w are kept finite by the scale of the points; beyond 1e150 times it all other points are infinitely
+    far, as they are at 1e150.
+    """
+    points, exponent = scaled_points(x)
+    with np.errstate(over="ignore"):
+        rates = np.ldexp(1.0 / np.broadcast_to(np.asarray(widths, dtype=np.float64), (len(x),)), exponent)
+    return PointAffinity(points, np.minimum(rates, 1e150), positive)

@@ -1,0 +1,234 @@
+"""The entropy of a diffusion matrix's spectrum: by all eigenvalues, within certified bounds, or by quadrature."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from ._bounds import Tail, compressed_interval, tail_interval, widened
+from ._lanczos import BlockLanczos, quadratures
+from ._operators import STORED, Affinity, Diffusion, stored
+
+_BASIS_BYTES = 64e6
+
+# Below so many points there is nothing to search for.
+_FEWEST = 64
+# Of stochastic intervals: more than the 99 % that is promised, for the bias of a quadrature with few nodes.
+_CONFIDENCE = 0.999
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Entropies in nats for each t, their bounds, and whether these are as close as was asked for."""
+
+    value: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    method: str
+    eigenvalues: np.ndarray
+    converged: bool
+
+
+def entropies(eigenvalues: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """-sum p log p with p = |lambda|^t / sum |lambda|^t, for each t; |lambda|^0 is 1 for every eigenvalue."""
+    magnitudes = np.abs(eigenvalues)
+    logs = np.log(magnitudes, where=magnitudes > 0, out=np.full(magnitudes.shape, -np.inf))
+    values = np.zeros(len(times))
+    for i, t in enumerate(times):
+        weights = magnitudes**t
+        total = weights.sum()
+        some = weights > 0
+        values[i] = math.log(total) - t * float((weights[some] * logs[some]).sum()) / total if t else math.log(total)
+    return values
+
+
+def dense_spectrum(diffusion: Diffusion, times: np.ndarray) -> Spectrum:
+    eigenvalues = np.linalg.eigvalsh(diffusion.dense())[::-1]
+    values = entropies(eigenvalues, times)
+    return Spectrum(values, values, values, "dense", eigenvalues, True)
+
+
+class _Bounds:
+    """The intersection of what is known, for each t."""
+
+    def __init__(self, times: np.ndarray, n: int) -> None:
+        self.times, self.n = times, n
+        self.lower = np.zeros(len(times))
+        self.upper = np.full(len(times), math.log(n))
+        # Of everything below in floating point: sums of n products, each within a few units of 1e-16.
+        self._rounding = 1e-13 * (1 + math.log(n))
+
+    def meet(self, i: int, interval: tuple[float, float]) -> None:
+        self.lower[i] = max(self.lower[i], interval[0] - self._rounding)
+        self.upper[i] = min(self.upper[i], interval[1] + self._rounding)
+
+    def width(self) -> float:
+        return float((self.upper - self.lower).max())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Eigenpairs that were found, within the trace distance `apart` of being so, and what is left beside them."""
+
+    magnitudes: np.ndarray
+    apart: float
+    tail: Tail
+
+
+class _Certified:
+    """Block Lanczos, whose basis grows until bounds of the entropies are as close as `tol`."""
+
+    def __init__(self, diffusion: Diffusion, times: np.ndarray) -> None:
+        self.diffusion, self.times, self.n = diffusion, times, diffusion.n
+        self.trace, self.square_trace = diffusion.trace(), -1.0
+        block = diffusion.start.shape[1]
+        most = max(int(min(self.n / 4, _BASIS_BYTES / (8 * self.n))) // block, 2) * block
+        self.lanczos = BlockLanczos(self._product, diffusion.start, diffusion.image, min(most, self.n))
+        self.bounds = _Bounds(times, self.n)
+        self.ritz = np.ones(1)
+
+    def _product(self, v: np.ndarray) -> np.ndarray:
+        """K v, of which the first tells the trace of K^2 as well."""
+        if self.square_trace < 0:
+            image, self.square_trace = self.diffusion.product_and_square_trace(v)
+            return image
+        return self.diffusion.product(v)
+
+    def run(self, tol: float, patient: bool) -> bool:
+        """Up to the basis's limit, or while it looks as if that would do."""
+        self.lanczos.step()
+        looked_at, widths = 0, [self.bounds.width()]
+        while self.lanczos.room():
+            self.lanczos.step()
+            if self.lanczos.size < 1.15 * looked_at and self.lanczos.room():
+                continue
+            looked_at = self.lanczos.size
+            self._tighten()
+            widths.append(self.bounds.width())
+            if widths[-1] <= tol:
+                return True
+            if not patient and _hopeless(widths, tol, looked_at, self.lanczos.most):
+                return False
+        return False
+
+    def _tighten(self) -> None:
+        self.ritz, _, residuals = self.lanczos.ritz()
+        parts = [self._part(self.ritz[chosen], residuals[chosen]) for chosen in _choices(residuals)]
+        for i, t in enumerate(self.times):
+            if t >= 2:
+                self.bounds.meet(i, compressed_interval(self.ritz, self.square_trace, self.n, t))
+            for part in parts:
+                interval = tail_interval(part.magnitudes, part.tail, t)
+                self.bounds.meet(i, widened(interval, part.magnitudes, t, part.apart, self.n))
+
+    def _part(self, values: np.ndarray, residuals: np.ndarray) -> _Part:
+        error = float((residuals**2).sum())
+        count, rounding = self.n - len(values), 1e-14 * math.sqrt(self.n)
+        second = max(self.square_trace - float((values**2).sum()) - 2 * error, 0.0)
+        second_range = (max(second - rounding, 0.0), second + rounding)
+        rest = self.trace - float(values.sum())
+        if self.diffusion.positive:
+            first = (max(rest - rounding, 0.0), max(rest, 0.0) + rounding)
+        else:
+            # sum |mu| is at least |sum mu|, and between the second moment over the largest and what equal ones have
+            largest = min(1.0, math.sqrt(second_range[1]))
+            high = math.sqrt(count * second_range[1])
+            first = (min(max(abs(rest) - rounding, second_range[0] / largest), high), high)
+        # Without the coupling to the rest, of rank 2 r at most, the eigenvalues move by its trace norm in all.
+        apart = 2 * math.sqrt(len(values) * error)
+        return _Part(np.minimum(np.abs(values), 1.0), apart, Tail(count, first, second_range))
+
+
+def _choices(residuals: np.ndarray) -> list[np.ndarray]:
+    """Which Ritz pairs count as found: fewer good ones, or more that are worse."""
+    choices = [residuals <= limit for limit in (1e-3, 1e-5, 1e-7)]
+    return [chosen for chosen in choices if chosen.any()]
+
+
+def _hopeless(widths: list[float], tol: float, size: int, most: int) -> bool:
+    """Has the width shrunk so slowly that a basis several times the largest would not do?"""
+    if size < most / 2:
+        return False
+    power = math.log(widths[0] / widths[-1]) / math.log(size)  # width ~ size^-power
+    return math.log(widths[-1] / tol) > power * math.log(4 * most / size)
+
+
+def certified_spectrum(
+    diffusion: Diffusion, times: np.ndarray, tol: float, patient: bool
+) -> tuple[Spectrum, _Certified]:
+    search = _Certified(diffusion, times)
+    closed = search.run(tol, patient)
+    bounds = search.bounds
+    middle = (bounds.lower + bounds.upper) / 2
+    order = np.argsort(-np.abs(search.ritz))
+    return Spectrum(middle, bounds.lower, bounds.upper, "certified", search.ritz[order], closed), search
+
+
+def lanczos_spectrum(search: _Certified, tol: float, rng: np.random.Generator) -> Spectrum:
+    """What bounds leave open, by quadrature on the complement of the eigenvectors that were found.
+
+    z' C z and z' C^2 z have known means, the traces, so that their errors tell most of those of z' f(C) z.
+    """
+    values, coefficients, residuals = search.lanczos.ritz()
+    chosen = (residuals <= 1e-6) & (np.abs(values) > 1e-3)
+    vectors, top = search.lanczos.vectors(coefficients[:, chosen]), np.minimum(np.abs(values[chosen]), 1.0)
+    n, times = search.n, search.times
+
+    def complement(v: np.ndarray) -> np.ndarray:
+        return np.asarray(v - vectors @ (vectors.T @ v))
+
+    probes = complement(np.where(rng.random((n, 32)) < 0.5, -1.0, 1.0))
+    nodes, weights = quadratures(lambda v: complement(search.diffusion.product(v)), probes, 24)
+    magnitudes = np.abs(nodes)
+    traces = np.array([
+        n - len(top), search.trace - values[chosen].sum(), search.square_trace - (values[chosen] ** 2).sum()
+    ])  # fmt: skip
+    controls = np.stack([(weights * nodes**power).sum(axis=1) for power in range(3)], axis=1) - traces
+    logs = np.log(magnitudes, where=magnitudes > 0, out=np.zeros_like(magnitudes))
+    found, reach = np.zeros(len(times)), np.zeros(len(times))
+    for i, t in enumerate(times):
+        powers = magnitudes**t
+        top_s, top_t = (top**t).sum(), -t * (top**t * np.log(top)).sum()
+        s, s_each = _controlled((weights * powers).sum(axis=1), controls)
+        tau, tau_each = _controlled(-t * (weights * powers * logs).sum(axis=1), controls)
+        total = top_s + s
+        mean = (top_t + tau) / total
+        found[i] = math.log(total) + mean
+        # to first order in the errors of both sums
+        each = (s_each * (1 - mean) + tau_each) / total
+        freedom = len(each) - controls.shape[1] - 1
+        reach[i] = math.sqrt(float((each**2).sum()) / freedom / len(each))
+    reach *= NormalDist().inv_cdf((1 + _CONFIDENCE) / 2) * 1.1  # Student's, for some 28 degrees of freedom
+    reach += 1e-12 * (1 + math.log(n))
+    lower, upper = search.bounds.lower, search.bounds.upper
+    # Where both agree the narrower one counts; where they do not, the one that cannot be wrong.
+    meets = (found - reach <= upper) & (found + reach >= lower)
+    lower = np.where(meets, np.maximum(found - reach, lower), lower)
+    upper = np.where(meets, np.minimum(found + reach, upper), upper)
+    found = np.clip(found, lower, upper)
+    closed = bool((upper - lower <= tol).all())
+    return Spectrum(found, lower, upper, "lanczos", np.sort(np.abs(values[chosen]))[::-1], closed)
+
+
+def _controlled(samples: np.ndarray, controls: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean where the controls' errors are 0, by least squares, and the residuals."""
+    design = np.column_stack([np.ones(len(samples)), controls])
+    fit = np.linalg.lstsq(design, samples, rcond=1e-12)[0]
+    return float(fit[0]), samples - design @ fit
+
+
+def spectrum_of(
+    func: str, affinity: Affinity, alpha: float, times: np.ndarray, method: str, tol: float, rng: np.random.Generator
+) -> Spectrum:
+    """By "dense", "certified", or "lanczos" where the bounds do not close; "auto" is the last."""
+    if method == "dense" or affinity.n < _FEWEST:
+        return dense_spectrum(Diffusion(func, affinity, alpha), times)
+    affinity = stored(affinity)
+    diffusion = Diffusion(func, affinity, alpha, rng, block=16 if affinity.n <= STORED else 32)
+    found, search = certified_spectrum(diffusion, times, tol, patient=method == "certified")
+    if not found.converged and method != "certified":
+        return lanczos_spectrum(search, tol, rng)
+    return found
