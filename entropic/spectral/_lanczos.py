@@ -42,7 +42,7 @@ class BlockLanczos:
         self._between = np.zeros((self.block, self.block))
 
     def room(self) -> bool:
-        return self.size + self.block <= self.most
+        return bool(self.size + self.block <= self.most)
 
     def step(self) -> None:
         """One product with a block."""

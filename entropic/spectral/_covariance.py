@@ -1,0 +1,175 @@
+"""Samples as rows whose Gram matrix or covariance is wanted, in memory or as a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
+from .._validate import check_integer
+from ..logits._functions import cast, check_real, float_dtype
+
+# Rows that are multiplied at a time: what float32 sums lose is bounded by this many terms.
+_CHUNK = 1024
+
+
+def as_rows(func: str, name: str, x: Array, least: int = 1) -> np.ndarray:
+    """Finite samples (..., n, d) in float32 or float64."""
+    array = to_numpy(func, name, x)
+    check_real(func, name, array)
+    if array.ndim < 2 or array.shape[-1] == 0:
+        raise ValueError(f"{func}: `{name}` must have shape (..., n, d), got {array.shape}")
+    if array.shape[-2] < least:
+        raise ValueError(f"{func}: `{name}` must have at least {least} rows, got shape {array.shape}")
+    wide = float_dtype(array).itemsize == 8
+    rows = array.astype(np.float64 if wide else np.float32, copy=False)
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{func}: `{name}` must be finite")
+    return rows
+
+
+def _flag(func: str, name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{func}: `{name}` must be a boolean, got {value!r}")
+    return bool(value)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows z (..., n, d) that were made of x by taking off their mean and dividing each by its norm, as asked for."""
+
+    backend: Backend
+    given: np.ndarray
+    z: np.ndarray
+    norms: np.ndarray | None
+    center: bool
+
+    def gram(self) -> tuple[np.ndarray, bool]:
+        """The smaller of z' z and z z' in float64, and whether it is the first."""
+        n, d = self.z.shape[-2:]
+        if d > n:
+            wide = self.z.astype(np.float64, copy=False)
+            return wide @ np.swapaxes(wide, -1, -2), False
+        if self.z.dtype == np.float64:
+            return np.swapaxes(self.z, -1, -2) @ self.z, True
+        total = np.zeros((*self.z.shape[:-2], d, d))
+        for first in range(0, n, _CHUNK):
+            chunk = self.z[..., first : first + _CHUNK, :]
+            total += np.swapaxes(chunk, -1, -2) @ chunk
+        return total, True
+
+    def pull(self, to_z: np.ndarray) -> np.ndarray:
+        """The gradient to x from that to z."""
+        grad = to_z
+        if self.norms is not None:
+            along = (grad * self.z).sum(axis=-1, keepdims=True)
+            safe = np.where(self.norms > 0, self.norms, np.inf)
+            grad = (grad - along * self.z) / safe
+        if self.center:
+            grad = grad - grad.mean(axis=-2, keepdims=True)
+        return cast(grad.reshape(self.given.shape), float_dtype(self.given))
+
+
+def rows_of(func: str, x: Array, center: Any, normalize: Any, *, name: str = "x", least: int = 1) -> Rows:
+    backend = backend_of(func, **{name: x})
+    refuse_cuda(func, backend, name)
+    center, normalize = _flag(func, "center", center), _flag(func, "normalize", normalize)
+    given = as_rows(func, name, x, least)
+    z = given
+    if center:
+        z = (z - z.mean(axis=-2, keepdims=True, dtype=np.float64)).astype(z.dtype, copy=False)
+    norms = None
+    if normalize:
+        largest = np.abs(z).max(axis=-1, keepdims=True)
+        scaled = z / np.where(largest > 0, largest, 1)  # squares of what is far from 1 would leave the range
+        norms = np.sqrt(np.einsum("...ij,...ij->...i", scaled, scaled, dtype=np.float64))[..., None]
+        z = np.divide(scaled, norms, where=norms > 0, out=np.zeros_like(scaled), casting="same_kind")
+        norms = norms * largest
+    return Rows(backend, given, z, norms, center)
+
+
+class CovarianceStream:
+    """The second moments of rows that come in parts: for more rows than fit in memory.
+
+    Parameters
+    ----------
+    d : int
+        Columns.
+    center : bool
+        Take off the mean of all rows, which need not be known beforehand.
+    normalize : bool
+        Divide each row by its norm; rows of zeros stay. For rows that are centred first pass ``mean``.
+    mean : array, shape (d,), optional
+        What to take off each row first, such as the mean of an earlier pass.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For rows of another length or that are not finite, and for `center` with `normalize`, which needs the mean
+        before it can normalise.
+
+    Notes
+    -----
+    O(d^2) memory in float64. Parts are merged by their means and scatter matrices (Chan, Golub and LeVeque), so that
+    nothing cancels where the mean is far from 0.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> x = np.random.default_rng(0).normal(size=(1000, 3))
+    >>> stream = entropic.CovarianceStream(3, center=True)
+    >>> for part in np.split(x, 10):
+    ...     stream.update(part)
+    >>> bool(np.allclose(stream.matrix(), np.cov(x.T, bias=True)))
+    True
+    """
+
+    def __init__(self, d: int, *, center: bool = False, normalize: bool = False, mean: Array | None = None) -> None:
+        func = "CovarianceStream"
+        size = check_integer(func, "d", d, 1)
+        self.center, self.normalize = _flag(func, "center", center), _flag(func, "normalize", normalize)
+        if self.center and self.normalize:
+            raise ValueError(f"{func}: with `normalize` give the `mean` of an earlier pass instead of `center`")
+        self._offset = np.zeros(size)
+        if mean is not None:
+            self._offset = as_rows(func, "mean", np.atleast_2d(to_numpy(func, "mean", mean)))[0].astype(np.float64)
+            if self._offset.shape != (size,):
+                raise ValueError(f"{func}: `mean` must have shape ({size},), got {self._offset.shape}")
+        self.count = 0
+        self._mean, self._scatter = np.zeros(size), np.zeros((size, size))
+
+    def update(self, x: Array) -> None:
+        """Take in rows (n, d)."""
+        func = "CovarianceStream.update"
+        rows = rows_of(func, x, False, False)
+        if rows.z.ndim != 2 or rows.z.shape[1] != len(self._mean):
+            raise ValueError(f"{func}: `x` must have shape (n, {len(self._mean)}), got {rows.z.shape}")
+        z = rows_of(func, rows.z - self._offset, False, self.normalize).z.astype(np.float64, copy=False)
+        mean = z.mean(axis=0) if self.center else np.zeros(len(self._mean))
+        centred = z - mean
+        self._merge(len(z), mean, centred.T @ centred)
+
+    def merge(self, *others: CovarianceStream) -> None:
+        """Take in what other streams of the same kind have seen."""
+        for other in others:
+            same = (other.center, other.normalize, len(other._mean)) == (self.center, self.normalize, len(self._mean))
+            if not same or not (other._offset == self._offset).all():
+                raise ValueError("CovarianceStream.merge: the streams must be of the same kind and length")
+            self._merge(other.count, other._mean, other._scatter)
+
+    def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        total = self.count + count
+        if total == 0:
+            return
+        apart = mean - self._mean
+        self._scatter = self._scatter + scatter + np.outer(apart, apart) * (self.count * count / total)
+        self._mean = self._mean + apart * (count / total)
+        self.count = total
+
+    def matrix(self) -> np.ndarray:
+        """Mean outer product of the rows, less their mean where `center` is set: (d, d)."""
+        if self.count == 0:
+            raise ValueError("CovarianceStream.matrix: no rows have come yet")
+        return self._scatter / self.count

@@ -1,0 +1,652 @@
+"""Functions of a covariance's or a Gram matrix's spectrum: entropies, ranks, coding rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
+from .._validate import check_base, check_integer, check_number
+from ._covariance import CovarianceStream, Rows, as_rows, rows_of
+
+# Eigenvalues (..., m) of a symmetric matrix, ascending, to a value (...) and its derivatives (..., m).
+Measure = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def xlogx(p: np.ndarray) -> np.ndarray:
+    return np.asarray(p * np.log(p, where=p > 0, out=np.zeros_like(p)))
+
+
+def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, and 0 where b is 0."""
+    return np.asarray(np.divide(a, b, where=b > 0, out=np.zeros(np.broadcast_shapes(a.shape, b.shape))))
+
+
+# ---- measures --------------------------------------------------------------------------------------------------------
+
+
+def shannon(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """-sum p log p with p = q / sum q; where q is 0 its infinite derivative counts as 0, as it does in q log q."""
+    total = q.sum(axis=-1, keepdims=True)
+    p = _over(q, total)
+    value = 0.0 - xlogx(p).sum(axis=-1)
+    logs = np.log(p, where=p > 0, out=np.zeros_like(p))
+    return value, np.where(p > 0, _over(-logs - value[..., None], total), 0.0)
+
+
+def renyi(order: float) -> Measure:
+    """log(sum p^a) / (1 - a)."""
+    if order == 1:
+        return shannon
+
+    def measure(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        total = q.sum(axis=-1, keepdims=True)
+        p = _over(q, total)
+        if math.isinf(order):
+            top = p.max(axis=-1, keepdims=True)
+            at = (p == top) / (p == top).sum(axis=-1, keepdims=True)
+            return -np.log(np.where(top > 0, top, 1.0))[..., 0], _over(1.0 - _over(at, top), total)
+        logs = np.log(p, where=p > 0, out=np.full(p.shape, -np.inf))
+        if abs(order - 1) < 0.5:
+            # sum p^a = 1 + sum p (p^(a - 1) - 1), of which only the second part counts near a = 1
+            terms = p * np.expm1((order - 1) * np.where(p > 0, logs, 0.0))
+            log_sum = np.log1p(terms.sum(axis=-1, keepdims=True))
+        else:
+            log_top = logs.max(axis=-1, keepdims=True)
+            log_top = np.where(np.isfinite(log_top), log_top, 0.0)
+            sums = np.exp(order * (logs - log_top)).sum(axis=-1, keepdims=True)
+            log_sum = np.where(sums > 0, np.log(np.where(sums > 0, sums, 1.0)) + order * log_top, 0.0)
+        rates = np.where(p > 0, np.expm1((order - 1) * np.where(p > 0, logs, 0.0) - log_sum), 0.0)
+        return log_sum[..., 0] / (1 - order), np.where(p > 0, _over(order * rates / (1 - order), total), 0.0)
+
+    return measure
+
+
+def _effective_rank(power: float) -> Measure:
+    def measure(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        entropy, slope = shannon(q ** (power / 2))
+        rank = np.where(q.sum(axis=-1) > 0, np.exp(entropy), 0.0)
+        inner = np.where(q > 0, power / 2 * np.where(q > 0, q, 1.0) ** (power / 2 - 1), 0.0)
+        return rank, rank[..., None] * slope * inner
+
+    return measure
+
+
+def _truncated(k: int) -> Measure:
+    def measure(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        total = q.sum(axis=-1, keepdims=True)
+        p = _over(q, total)
+        chosen = np.arange(q.shape[-1]) >= q.shape[-1] - k
+        rates = np.where(chosen & (p > 0), -np.log(np.where(p > 0, p, 1.0)) - 1, 0.0)
+        value = 0.0 - (xlogx(p) * chosen).sum(axis=-1)
+        return value, _over(rates - (rates * p).sum(axis=-1, keepdims=True), total)
+
+    return measure
+
+
+def _participation(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    total, squares = q.sum(axis=-1, keepdims=True), (q * q).sum(axis=-1, keepdims=True)
+    value = _over(total**2, squares)
+    return value[..., 0], _over(2 * total - 2 * q * value, squares)
+
+
+def _stable_rank(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    top, total = q.max(axis=-1, keepdims=True), q.sum(axis=-1, keepdims=True)
+    at = (q == top) / (q == top).sum(axis=-1, keepdims=True)
+    value = _over(total, top)
+    return value[..., 0], _over(1.0 - at * value, top)
+
+
+def _decay(count: int | None) -> Measure:
+    def measure(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        m = q.shape[-1] if count is None else min(count, q.shape[-1])
+        x = np.log(np.arange(1, m + 1))
+        x = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+        top = q[..., ::-1][..., :m]
+        slope = np.zeros_like(q)
+        slope[..., q.shape[-1] - m :] = _over(x, top)[..., ::-1]
+        return np.log(top, where=top > 0, out=np.full(top.shape, -np.inf)) @ x, slope
+
+    return measure
+
+
+def _log_det(scale: float) -> Measure:
+    def measure(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return 0.5 * np.log1p(scale * q).sum(axis=-1), 0.5 * scale / (1 + scale * q)
+
+    return measure
+
+
+def divided(measure: Measure, by: float) -> Measure:
+    """In the unit of a base."""
+
+    def scaled(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value, slope = measure(q)
+        return value / by, slope / by
+
+    return scaled if by != 1 else measure
+
+
+# ---- problems --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MatrixProblem:
+    """A measure of the spectrum of rows, or of a symmetric matrix (..., m, m)."""
+
+    backend: Backend
+    measure: Measure
+    rows: Rows | None
+    matrix: np.ndarray
+
+    def wrapped(self, value: np.ndarray) -> Any:
+        return float(value) if value.ndim == 0 else self.backend.wrap(value)
+
+    def value(self) -> Any:
+        eigenvalues = np.maximum(np.linalg.eigvalsh(self.matrix), 0.0)
+        return self.wrapped(self.measure(eigenvalues)[0])
+
+    def value_and_slope(self) -> tuple[Any, np.ndarray]:
+        """The value, and its gradient to the matrix: V diag(slope) V', one and the same for any basis of equal ones."""
+        eigenvalues, vectors = np.linalg.eigh(self.matrix)
+        value, slope = self.measure(np.maximum(eigenvalues, 0.0))
+        return self.wrapped(value), (vectors * slope[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+
+    def pull(self, to_matrix: np.ndarray) -> np.ndarray:
+        assert self.rows is not None
+        z = self.rows.z.astype(np.float64, copy=False)
+        inner = self.rows.z.shape[-1] <= self.rows.z.shape[-2]
+        return self.rows.pull(2 * (z @ to_matrix if inner else to_matrix @ z))
+
+
+def rows_problem(
+    func: str, x: Any, center: Any, normalize: Any, measure: Measure, usual: tuple[bool, bool]
+) -> MatrixProblem:
+    """Of rows, or of a stream of them, which has options of its own."""
+    if isinstance(x, CovarianceStream):
+        if center not in (None, x.center) or normalize not in (None, x.normalize):
+            raise ValueError(f"{func}: `center` and `normalize` are those of the stream, got {center} and {normalize}")
+        matrix = x.matrix() * x.count
+        return MatrixProblem(backend_of(func, x=matrix), measure, None, matrix)
+    center, normalize = usual[0] if center is None else center, usual[1] if normalize is None else normalize
+    rows = rows_of(func, x, center, normalize)
+    return MatrixProblem(rows.backend, measure, rows, rows.gram()[0])
+
+
+def check_order(func: str, order: Any) -> float:
+    value = check_number(func, "order", order) if order != math.inf else math.inf
+    if not value > 0:
+        raise ValueError(f"{func}: `order` must be positive, got {order!r}")
+    return value
+
+
+def matrix_entropy_problem(
+    x: Any, *, order: Any = 1.0, center: Any = None, normalize: Any = None, base: Any = None
+) -> MatrixProblem:
+    func = "matrix_entropy"
+    measure = divided(renyi(check_order(func, order)), check_base(func, base))
+    return rows_problem(func, x, center, normalize, measure, (True, True))
+
+
+def matrix_entropy(
+    x: Any, *, order: float = 1.0, center: bool | None = None, normalize: bool | None = None, base: float | None = None
+) -> Any:
+    """Entropy of a covariance's spectrum: -sum p log p with p = lambda / sum lambda.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, d), or CovarianceStream
+        Samples as rows; leading axes are a batch, such as layers, heads or sentences.
+    order : float
+        1 for von Neumann's entropy; a != 1 for Renyi's ``log(sum p^a) / (1 - a)``, inf for ``-log max p``.
+    center : bool, optional
+        Take off the mean row first. By default so, or as the stream does.
+    normalize : bool, optional
+        Then divide each row by its Euclidean norm; rows of zeros stay as they are and do not count. By default so, or
+        as the stream does.
+    base : float, optional
+        Base of the logarithm; nats by default.
+
+    Returns
+    -------
+    float, or array of float64 of the batch's shape
+        At most the logarithm of min(n, d); 0 where all rows are the same, or zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For samples that are not finite or have no rows or columns, and orders that are not positive.
+
+    Notes
+    -----
+    The eigenvalues are those of the smaller of the covariance and the Gram matrix, which are the same but for zeros:
+    O(n d min(n, d)) time and O(min(n, d)^2) memory beside a copy of x. float32 rows are multiplied in float32, 1,024 at
+    a time, and added up in float64. ``center=False`` is the entropy of VNE, the default that of the evaluation of
+    language models (divide by ``log(d)``), and ``normalize=False`` that of the covariance itself.
+    :func:`entropic.vjp` has its gradient, for arrays. Host arrays only.
+
+    References
+    ----------
+    Wei, Tan, Li and others, arXiv 2401.17139; Kim, Kang, Hwang and others, CVPR 2023.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> round(entropic.matrix_entropy(np.eye(8), center=False, base=2), 6)
+    3.0
+    """
+    return matrix_entropy_problem(x, order=order, center=center, normalize=normalize, base=base).value()
+
+
+def von_neumann_problem(rho: Array, *, order: Any = 1.0, base: Any = None) -> MatrixProblem:
+    func = "von_neumann_entropy"
+    backend = backend_of(func, rho=rho)
+    refuse_cuda(func, backend, "rho")
+    measure = divided(renyi(check_order(func, order)), check_base(func, base))
+    matrix = as_rows(func, "rho", rho).astype(np.float64)
+    if matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"{func}: `rho` must have shape (..., n, n), got {matrix.shape}")
+    largest = np.abs(matrix).max(initial=0.0)
+    if not (np.abs(matrix - np.swapaxes(matrix, -1, -2)) <= 1e-6 * largest).all():
+        raise ValueError(f"{func}: `rho` must be symmetric")
+    matrix = (matrix + np.swapaxes(matrix, -1, -2)) / 2
+    least = float(np.linalg.eigvalsh(matrix).min(initial=0.0))
+    if least < -1e-6 * largest:
+        raise ValueError(f"{func}: `rho` must not have negative eigenvalues, got {least:.3g}")
+    return MatrixProblem(backend, measure, None, matrix)
+
+
+def von_neumann_entropy(rho: Array, *, order: float = 1.0, base: float | None = None) -> Any:
+    """Entropy of a density matrix: -tr rho log rho.
+
+    Parameters
+    ----------
+    rho : array, shape (..., n, n)
+        Symmetric matrices without negative eigenvalues. They are divided by their traces.
+    order, base
+        As in :func:`matrix_entropy`.
+
+    Returns
+    -------
+    float, or array of float64 of the batch's shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        For matrices that are not square, finite or symmetric, or have eigenvalues below -1e-6 times the largest entry;
+        negative ones above are rounding, and count as 0.
+
+    Notes
+    -----
+    O(n^3) time. :func:`entropic.vjp` has the gradient, -(log rho + 1) for a trace of 1 that is kept. Host arrays only.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> round(entropic.von_neumann_entropy(np.eye(4) / 4, base=2), 6)
+    2.0
+    """
+    return von_neumann_problem(rho, order=order, base=base).value()
+
+
+def effective_rank_problem(x: Any, *, power: Any = 1.0, center: Any = None, normalize: Any = None) -> MatrixProblem:
+    func = "effective_rank"
+    value = check_number(func, "power", power)
+    if not value > 0:
+        raise ValueError(f"{func}: `power` must be positive, got {power!r}")
+    return rows_problem(func, x, center, normalize, _effective_rank(value), (False, False))
+
+
+def effective_rank(x: Any, *, power: float = 1.0, center: bool | None = None, normalize: bool | None = None) -> Any:
+    """Number of dimensions that the rows fill: exp(-sum p log p) with p = s^power / sum s^power, s singular values.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, d), or CovarianceStream
+        Samples as rows.
+    power : float
+        1 is the effective rank of Roy and Vetterli, as in RankMe; 2 is that of the covariance's eigenvalues, as in
+        Diff-eRank.
+    center, normalize : bool, optional
+        As in :func:`matrix_entropy`; neither by default.
+
+    Returns
+    -------
+    float, or array of float64 of the batch's shape
+        Between 1 and min(n, d), and 0 where all rows are zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`matrix_entropy`.
+
+    Notes
+    -----
+    Singular values are roots of the eigenvalues of the smaller side: those below 1e-8 of the largest are not resolved,
+    of which n could add up to n 1e-8 log(1e8) to the entropy. Cost and backends as :func:`matrix_entropy`.
+
+    References
+    ----------
+    Roy and Vetterli, EUSIPCO 2007; Garrido, Balestriero, Najman and LeCun, ICML 2023.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> round(entropic.effective_rank(np.eye(5)), 6)
+    5.0
+    """
+    return effective_rank_problem(x, power=power, center=center, normalize=normalize).value()
+
+
+def truncated_problem(x: Any, k: Any, *, center: Any = None, normalize: Any = None, base: Any = None) -> MatrixProblem:
+    func = "truncated_matrix_entropy"
+    count = check_integer(func, "k", k, 1)
+    measure = divided(_truncated(count), check_base(func, base))
+    return rows_problem(func, x, center, normalize, measure, (True, True))
+
+
+def truncated_matrix_entropy(
+    x: Any, k: int, *, center: bool | None = None, normalize: bool | None = None, base: float | None = None
+) -> Any:
+    """The k largest eigenvalues' part of :func:`matrix_entropy`: -sum over i <= k of p_i log p_i.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, d), or CovarianceStream
+        Samples as rows.
+    k : int
+        Eigenvalues, the largest; all of them where there are fewer.
+    center, normalize, base
+        As in :func:`matrix_entropy`.
+
+    Returns
+    -------
+    float, or array of float64 of the batch's shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`matrix_entropy`, and for k < 1.
+
+    Notes
+    -----
+    p has the sum 1 over all eigenvalues. Cost and backends as :func:`matrix_entropy`.
+
+    References
+    ----------
+    Xiong, Shen, Ye and others, arXiv 2410.03090 (UNComp).
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> round(entropic.truncated_matrix_entropy(np.eye(4), 2, center=False, base=2), 6)
+    1.0
+    """
+    return truncated_problem(x, k, center=center, normalize=normalize, base=base).value()
+
+
+def participation_problem(x: Any, *, center: Any = None, normalize: Any = None) -> MatrixProblem:
+    return rows_problem("participation_ratio", x, center, normalize, _participation, (True, False))
+
+
+def participation_ratio(x: Any, *, center: bool | None = None, normalize: bool | None = None) -> Any:
+    """Number of dimensions by the second moment: (sum lambda)^2 / sum lambda^2 of the covariance's eigenvalues.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, d), or CovarianceStream
+        Samples as rows.
+    center, normalize : bool, optional
+        As in :func:`matrix_entropy`; by default the rows are centred and not normalised.
+
+    Returns
+    -------
+    float, or array of float64 of the batch's shape
+        Between 1 and min(n, d), and 0 where all rows are the same.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`matrix_entropy`.
+
+    Notes
+    -----
+    The exponential of the Renyi entropy of order 2. Cost and backends as :func:`matrix_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> round(entropic.participation_ratio(np.eye(4), center=False), 6)
+    4.0
+    """
+    return participation_problem(x, center=center, normalize=normalize).value()
+
+
+def stable_rank_problem(x: Any, *, center: Any = None, normalize: Any = None) -> MatrixProblem:
+    return rows_problem("stable_rank", x, center, normalize, _stable_rank, (False, False))
+
+
+def stable_rank(x: Any, *, center: bool | None = None, normalize: bool | None = None) -> Any:
+    """Squared Frobenius norm over squared spectral norm: sum s^2 / max s^2 of the singular values.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, d), or CovarianceStream
+        Samples as rows, or weights.
+    center, normalize : bool, optional
+        As in :func:`matrix_entropy`; neither by default.
+
+    Returns
+    -------
+    float, or array of float64 of the batch's shape
+        Between 1 and min(n, d), and 0 for zeros.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`matrix_entropy`.
+
+    Notes
+    -----
+    Cost and backends as :func:`matrix_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> round(entropic.stable_rank(np.diag([2.0, 1.0, 1.0])), 6)
+    1.5
+    """
+    return stable_rank_problem(x, center=center, normalize=normalize).value()
+
+
+def decay_problem(x: Any, *, count: Any = None, center: Any = None, normalize: Any = None) -> MatrixProblem:
+    func = "spectral_decay"
+    most = None if count is None else check_integer(func, "count", count, 2)
+    problem = rows_problem(func, x, center, normalize, _decay(most), (True, False))
+    if problem.matrix.shape[-1] < 2:
+        raise ValueError(f"{func}: a slope needs at least two eigenvalues, got {problem.matrix.shape[-1]}")
+    return problem
+
+
+def spectral_decay(
+    x: Any, *, count: int | None = None, center: bool | None = None, normalize: bool | None = None
+) -> Any:
+    """Slope of log lambda_i against log i by least squares, over the covariance's eigenvalues in descending order.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, d), or CovarianceStream
+        Samples as rows.
+    count : int, optional
+        How many of the largest eigenvalues are fitted; all by default.
+    center, normalize : bool, optional
+        As in :func:`matrix_entropy`; by default the rows are centred and not normalised.
+
+    Returns
+    -------
+    float, or array of float64 of the batch's shape
+        -a for eigenvalues in proportion to i^-a; -inf where a fitted eigenvalue is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`matrix_entropy`, and for fewer than two eigenvalues.
+
+    Notes
+    -----
+    Cost and backends as :func:`matrix_entropy`. Centring leaves n - 1 eigenvalues that are not rounding: choose `count`
+    below it where n <= d.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> round(entropic.spectral_decay(np.diag(np.arange(1, 9.0) ** -0.5), center=False), 6)
+    -1.0
+    """
+    return decay_problem(x, count=count, center=center, normalize=normalize).value()
+
+
+# ---- coding rates ----------------------------------------------------------------------------------------------------
+
+
+def _check_eps(func: str, eps: Any) -> float:
+    value = check_number(func, "eps", eps)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{func}: `eps` must be positive and finite, got {eps!r}")
+    return value
+
+
+def coding_rate_problem(z: Array, *, eps: Any = 0.5, base: Any = None) -> MatrixProblem:
+    func = "coding_rate"
+    distortion, log_base = _check_eps(func, eps), check_base(func, base)
+    rows = rows_of(func, z, False, False, name="z")
+    n, d = rows.z.shape[-2:]
+    measure = divided(_log_det(d / (n * distortion**2)), log_base)
+    return MatrixProblem(rows.backend, measure, rows, rows.gram()[0])
+
+
+def memberships_of(func: str, labels: Any, n: int) -> np.ndarray:
+    """Weights (n, classes) of labels or of soft memberships, which are not negative and have the sum 1 in each row."""
+    given = np.asarray(labels) if isinstance(labels, list | tuple) else labels
+    words = isinstance(given, np.ndarray) and given.dtype.kind in "US"
+    array = given if words else to_numpy(func, "labels", given)
+    if array.ndim not in (1, 2) or len(array) != n:
+        raise ValueError(f"{func}: `labels` must have {n} rows, one for each of `z`, got shape {array.shape}")
+    if array.ndim == 1:
+        if array.dtype.kind == "f":
+            raise TypeError(f"{func}: labels must be integers, booleans or strings, got dtype {array.dtype}")
+        return np.asarray((array[:, None] == np.unique(array)).astype(np.float64))
+    weights = array.astype(np.float64)
+    if not (weights >= 0).all() or not np.allclose(weights.sum(axis=1), 1, atol=1e-5):
+        raise ValueError(f"{func}: memberships must not be negative, and have the sum 1 in each row")
+    return weights
+
+
+def class_rates(
+    func: str, z: Array, labels: Any, eps: Any, base: Any
+) -> tuple[MatrixProblem, list[tuple[float, np.ndarray, MatrixProblem]]]:
+    """All rows, and for each class its share, the roots of its weights and its weighted rows."""
+    whole = coding_rate_problem(z, eps=eps, base=base)
+    assert whole.rows is not None
+    if whole.rows.z.ndim != 2:
+        raise ValueError(f"{func}: `z` must have shape (n, d), got {whole.rows.z.shape}")
+    n, d = whole.rows.z.shape
+    distortion, log_base = _check_eps(func, eps), check_base(func, base)
+    classes = []
+    for weights in memberships_of(func, labels, n).T:
+        size = float(weights.sum())
+        if size == 0:
+            continue
+        roots = np.sqrt(weights)[:, None]
+        rows = rows_of(func, whole.rows.z * roots, False, False)
+        measure = divided(_log_det(d / (size * distortion**2)), log_base)
+        classes.append((size / n, roots, MatrixProblem(whole.backend, measure, rows, rows.gram()[0])))
+    return whole, classes
+
+
+def coding_rate(z: Array, *, eps: float = 0.5, labels: Any = None, base: float | None = None) -> Any:
+    """Length of a code for rows up to a distortion: (1/2) log det(I + d / (n eps^2) z' z).
+
+    Parameters
+    ----------
+    z : array, shape (..., n, d)
+        Samples as rows, usually of norm 1.
+    eps : float
+        Distortion, in the unit of z.
+    labels : array, shape (n,) or (n, classes), optional
+        Classes as integers, booleans or strings, or memberships with the sum 1 in each row. The rate is then that of
+        coding each class for itself, ``sum_j (n_j / n) (1/2) log det(I + d / (n_j eps^2) sum_i w_ij z_i z_i')``.
+    base : float, optional
+        Base of the logarithm; nats by default.
+
+    Returns
+    -------
+    float, or array of float64 of the batch's shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        For rows that are not finite, eps <= 0, and labels of another length or memberships that have another sum.
+
+    Notes
+    -----
+    By the eigenvalues of the smaller side. Cost and backends as :func:`matrix_entropy`.
+
+    References
+    ----------
+    Yu, Chan, You, Song and Ma, NeurIPS 2020.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> round(entropic.coding_rate(np.eye(4), eps=1.0, base=2), 6)  # 4 directions, 1/2 log2(1 + 1) each
+    2.0
+    """
+    if labels is None:
+        return coding_rate_problem(z, eps=eps, base=base).value()
+    return float(
+        sum(share * problem.value() for share, _, problem in class_rates("coding_rate", z, labels, eps, base)[1])
+    )
+
+
+def coding_rate_reduction(z: Array, labels: Any, *, eps: float = 0.5, base: float | None = None) -> float:
+    """How much shorter a code is that knows the classes: the :func:`coding_rate` less that with labels.
+
+    Parameters
+    ----------
+    z : array, shape (n, d)
+        Samples as rows, usually of norm 1.
+    labels, eps, base
+        As in :func:`coding_rate`.
+
+    Returns
+    -------
+    float
+        Not negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`coding_rate`.
+
+    Notes
+    -----
+    Cost and backends as :func:`coding_rate`, for each class. :func:`entropic.vjp` has the gradient to z.
+
+    References
+    ----------
+    Yu, Chan, You, Song and Ma, NeurIPS 2020.
+
+    Examples
+    --------
+    >>> import numpy as np, entropic
+    >>> z = np.repeat(np.eye(2), 50, axis=0)  # two classes on two axes
+    >>> round(entropic.coding_rate_reduction(z, np.arange(100) // 50, eps=1.0), 3)
+    0.144
+    """
+    whole, classes = class_rates("coding_rate_reduction", z, labels, eps, base)
+    return float(whole.value() - sum(share * problem.value() for share, _, problem in classes))
