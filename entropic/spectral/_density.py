@@ -99,7 +99,7 @@ def pull_others(sums: RowSums, weights: np.ndarray) -> np.ndarray:
         moves = shares[..., None] * (sums.x[some, None] - sums.x)
         np.add.at(grad, some, moves.sum(axis=1))
         grad -= moves.sum(axis=0)
-    return grad
+    return np.asarray(grad)
 
 
 def _check_sigma(func: str, name: str, sigma: Any) -> float:
