@@ -58,14 +58,14 @@ def row_sums(x: np.ndarray, y: np.ndarray, width: float, masses: np.ndarray | No
     return RowSums(geometry, x, y, width, given, -soft / width)
 
 
-# Where the others' sum is below this beside a point's own term, their distances are looked at one by one: products with
-# the kernel leave out what is below exp(-80).
-_ALONE = 1e-20
+# Where the others' sum is below these beside a point's own term, their distances are looked at one by one: for values
+# where it becomes subnormal, for gradients where the point's own term takes half of the digits.
+_ALONE, _NEARLY_ALONE = 1e-290, 1e-8
 
 
-def _lonely(sums: RowSums) -> list[tuple[np.ndarray, np.ndarray]]:
+def _lonely(sums: RowSums, below: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """Points that are far from all others, some at a time, with their scores; their own is -inf."""
-    far = np.flatnonzero(np.expm1(sums.logs) < _ALONE)
+    far = np.flatnonzero(np.expm1(sums.logs) < below)
     rows = max(1, 4_000_000 // max(1, sums.x.size))
     parts = []
     for first in range(0, len(far), rows):
@@ -84,17 +84,17 @@ def others(sums: RowSums) -> np.ndarray:
     """
     with np.errstate(divide="ignore"):
         logs = np.asarray(np.log(np.expm1(sums.logs)))
-    for some, scores in _lonely(sums):
+    for some, scores in _lonely(sums, _ALONE):
         logs[some] = logsumexp(scores, axis=1)
     return logs
 
 
 def pull_others(sums: RowSums, weights: np.ndarray) -> np.ndarray:
     """Gradient to the points of sum_i weights_i others_i."""
-    near = np.expm1(sums.logs) >= _ALONE
+    near = np.expm1(sums.logs) >= _NEARLY_ALONE
     to_x, to_y = sums.pull(np.where(near, weights * np.exp(sums.logs) / np.where(near, np.expm1(sums.logs), 1.0), 0.0))
     grad = to_x + to_y
-    for some, scores in _lonely(sums):
+    for some, scores in _lonely(sums, _NEARLY_ALONE):
         shares = weights[some, None] * softmax(scores, axis=1) * (-2 / sums.width)
         moves = shares[..., None] * (sums.x[some, None] - sums.x)
         np.add.at(grad, some, moves.sum(axis=1))
