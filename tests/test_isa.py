@@ -152,6 +152,9 @@ for d in (1, 2, 3, 5, 20):
         entropic.count_within(x.T[:, :d], radii, metric=metric)
         entropic.knn_entropy(x.T[:, :d], k=[1, 3, 8], metric=metric)
 entropic.knn_mutual_information(x[0], x[1]), entropic.mutual_information_matrix(x.T[:, :4])
+for method in ("dense", "certified", "lanczos"):
+    entropic.diffusion_spectral_entropy(x.T, sigma=5.0, t=[1, 2], method=method, tol=10)
+entropic.cauchy_schwarz_divergence(x[:, :3], x[:, 3:6], sigma=1.0), entropic.kde_entropy(x[:, :3], sigma=1.0)
 print(entropic.show_config()["isa_active"], abs(float(entropic.logsumexp(x)) - np.log(np.exp(x).sum())) < 1e-12)
 """
 

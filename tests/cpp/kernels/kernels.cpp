@@ -316,6 +316,40 @@ static void test_neighbors(const NeighborKernels& k) {
       }
 }
 
+static void test_spectral(const SpectralKernels& k) {
+  std::mt19937_64 generator(5);
+  std::normal_distribution<double> normal;
+  for (const index_t n : {1, 7, 16, 33}) {
+    std::vector<double> x(64, 0.0), rates(64, 0.5), exact(64);
+    for (index_t j = 0; j < n; ++j) {
+      x[j] = j == 5 ? 1e4 : normal(generator) * normal(generator);
+      x[j] *= x[j];
+      exact[j] = double(std::exp(-0.5L * x[j] * 0.25L));
+    }
+    k.kernel_row(x.data(), n, 0.25, rates.data());
+    for (index_t j = 0; j < n; ++j) check_near("kernel_row", x[j], exact[j] < 1e-300 ? 0 : exact[j], 1e-15);
+  }
+  for (const index_t rows : {1, 4, 7})
+    for (const index_t depth : {1, 5, 40}) {
+      const index_t columns = 16, ld = 40;
+      std::vector<double> g(static_cast<std::size_t>(8 * ld)), v(static_cast<std::size_t>(ld * columns));
+      for (double& e : g) e = normal(generator);
+      for (double& e : v) e = normal(generator);
+      for (const bool along_rows : {true, false}) {
+        const index_t across = along_rows ? ld : 1, along = along_rows ? 1 : 8;
+        std::vector<double> y(static_cast<std::size_t>(8 * columns), 1.0);
+        k.add_product(g.data(), across, along, rows, depth, v.data(), columns, columns, y.data(), columns);
+        for (index_t i = 0; i < 8; ++i)
+          for (index_t c = 0; c < columns; ++c) {
+            long double want = 1;
+            for (index_t j = 0; i < rows && j < depth; ++j)
+              want += static_cast<long double>(g[i * across + j * along]) * v[j * columns + c];
+            check_near("add_product", y[i * columns + c], double(want), 1e-13);
+          }
+      }
+    }
+}
+
 int main() {
   const Kernels& k = ENTROPIC_TEST_KERNELS;
   test_functions(k.f32);
@@ -327,6 +361,7 @@ int main() {
 
   test_couplings(*k.coupling);
   test_neighbors(*k.neighbors);
+  test_spectral(*k.spectral);
 
   double a[] = {50, 3, 50, 1}, b[] = {1, 2, -1, 0};
   SignedSum s{-HUGE_VAL, 0, 0};
