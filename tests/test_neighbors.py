@@ -80,6 +80,29 @@ def test_counts_and_neighbours_are_those_of_all_pairs(block):
         check_search(x, y, int(rng.integers(1, min(most, 12) + 1)), str(rng.choice(METRICS)))
 
 
+@pytest.mark.parametrize("d", [2, 5, 13])
+@pytest.mark.parametrize("scale", [1e-310, 1e-170, 1e300, 1e200])
+def test_squares_that_leave_the_range(rng, scale, d):
+    """Subnormal points, huge ones, one outlier beside which all others are one, and queries that are far away."""
+    x = rng.normal(size=(70, d))
+    x = np.vstack([x, np.full((1, d), scale)]) if scale == 1e200 else x * scale
+    queries = np.vstack([rng.normal(size=(5, d)), x[:3], np.zeros((1, d))])
+    for q in (None, queries):
+        wide = (x if q is None else q).astype(np.longdouble)
+        far = np.sqrt(((wide[:, None] - x) ** 2).sum(axis=-1))
+        if q is None:
+            np.fill_diagonal(far, np.inf)
+        distances, numbers = entropic.nearest_neighbors(x, k=4) if q is None else entropic.nearest_neighbors(q, x, k=4)
+        exact = np.sort(far, axis=1)[:, :4]
+        assert (np.abs(distances - exact) <= 1e-14 * exact + 1e-323).all()
+        found = np.take_along_axis(far, numbers, axis=1)
+        assert (np.abs(found - exact) <= 1e-14 * exact + 1e-323).all()
+        for strict in (True, False):
+            radii = distances[:, -1]
+            counts = entropic.count_within(x if q is None else q, radii, None if q is None else x, strict=strict)
+            assert (counts < 4).all() if strict else (counts >= 4).all()
+
+
 @pytest.mark.parametrize("d", [1, 2, 3, 4, 12, 13])
 def test_every_instruction_set_and_thread_count(rng, isa, threads, d):
     x, y = rng.normal(size=(2000, d)), rng.normal(size=(700, d)).round(1)

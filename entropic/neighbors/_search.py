@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from ..logits._functions import check_real
 METRICS = ("euclidean", "manhattan", "chebyshev")
 _FIRST_METRIC = 2  # of METRICS in the core's enumeration
 
-# Squares of coordinates beyond 2^+-_WIDE would leave the range of float64.
+# Squares of coordinates beyond 2^+-_WIDE would leave the range of float64, those of distances below _SMALL its digits.
 _WIDE = 450
+_SMALL = 2.0**-_WIDE
+_SUBNORMAL = 900
 
 
 def samples_backend(func: str, **arrays: Array) -> Backend:
@@ -67,29 +70,50 @@ def check_neighbors(func: str, k: Any, most: int, *, name: str = "k") -> int:
 
 
 class Space:
-    """Points under a metric, indexed for exact searches; searches without `q` are of the points among themselves."""
+    """Points under a metric, indexed for exact searches; searches without `q` are of the points among themselves.
+
+    Squares of Euclidean distances must stay in the range of float64. Points are scaled by a power of two, which changes
+    no digit and no comparison; where one scale does not do for all, some queries are looked at again, pair by pair.
+    """
 
     def __init__(self, x: np.ndarray, metric: str = "chebyshev") -> None:
         self.metric = _FIRST_METRIC + METRICS.index(metric)
+        self._squares = metric == "euclidean" and x.shape[1] > 1
         self.exponent = 0
-        if metric == "euclidean" and x.shape[1] > 1:
+        if self._squares:
             exponent = int(np.frexp(np.abs(x).max())[1])
             self.exponent = -exponent if abs(exponent) > _WIDE else 0
-        self._index = _core.PointIndex(self._scaled(x))
+        self._x = x
+        scaled = self._scaled(x)
+        self._fine = self._squares and _is_fine(scaled)
+        self._index = _core.PointIndex(scaled)
 
     def _scaled(self, x: np.ndarray) -> np.ndarray:
-        """Powers of two change no digit and no comparison."""
-        return np.ldexp(x, self.exponent) if self.exponent else x
+        if not self.exponent:
+            return x
+        with np.errstate(over="ignore"):
+            return np.asarray(np.ldexp(x, self.exponent))
 
     def nearest(self, k: int, q: np.ndarray | None = None, exclude: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Distances and numbers (queries, k) of the nearest, those at most `exclude` places away left out."""
         queries = None if q is None else self._scaled(q)
-        distances, numbers = self._index.nearest(queries, k, self.metric, exclude)
-        return np.ldexp(distances, -self.exponent) if self.exponent else distances, numbers
+        far, fine = self._far(queries), self._fine or (self._squares and queries is not None and _is_fine(queries))
+        kept = queries if queries is None or not far.any() else np.where(far[:, None], 0.0, queries)
+        distances, numbers = self._index.nearest(kept, k, self.metric, exclude)
+        again = far | (fine & (distances[:, 0] < _SMALL))
+        distances = np.ldexp(distances, -self.exponent) if self.exponent else distances
+        for rows, exact in self._pairs(np.flatnonzero(again), q, exclude):
+            order = np.argsort(exact, axis=1, kind="stable")[:, :k]
+            found = np.take_along_axis(exact, order, axis=1)
+            # What is not small keeps the digits that counts compare with.
+            better = (self._scaled(found) < _SMALL) | np.broadcast_to(far, again.shape)[rows, None]
+            numbers[rows] = np.where(better, order, numbers[rows])
+            distances[rows] = np.where(better, found, distances[rows])
+        return distances, numbers
 
     def distances(self, k: int, exclude: int = 0) -> np.ndarray:
         """Distances (n, k) of the points to the k nearest others: where nobody asks which they are."""
-        if exclude:
+        if exclude or self._fine:
             return self.nearest(k, exclude=exclude)[0]
         distances: np.ndarray = self._index.distances(k, self.metric)
         return np.ldexp(distances, -self.exponent) if self.exponent else distances
@@ -98,9 +122,44 @@ class Space:
         self, radii: np.ndarray, *, strict: bool = True, q: np.ndarray | None = None, exclude: int = 0
     ) -> np.ndarray:
         """How many points lie within each query's radius."""
-        queries = None if q is None else self._scaled(q)
-        counts: np.ndarray = self._index.count(queries, self._scaled(radii), self.metric, strict, exclude)
+        queries, reach = None if q is None else self._scaled(q), self._scaled(radii)
+        far, fine = self._far(queries), self._fine or (self._squares and queries is not None and _is_fine(queries))
+        kept = queries if queries is None or not far.any() else np.where(far[:, None], 0.0, queries)
+        counts: np.ndarray = self._index.count(kept, reach, self.metric, strict, exclude)
+        for rows, exact in self._pairs(np.flatnonzero(far | (fine & (reach < _SMALL))), q, exclude):
+            limit = radii[rows, None]
+            counts[rows] = ((exact < limit) if strict else (exact <= limit)).sum(axis=1)
         return counts
+
+    def _far(self, queries: np.ndarray | None) -> np.ndarray:
+        """Queries that are so far from all points that their squares leave the range; all, where distances lose digits.
+
+        Those below the smallest normal number are rounded when they are scaled back.
+        """
+        if queries is None or not self._squares:
+            return np.full(1, self.exponent > _SUBNORMAL)
+        return np.asarray((np.abs(queries) > 1 / _SMALL).any(axis=1) | (self.exponent > _SUBNORMAL))
+
+    def _pairs(self, rows: np.ndarray, q: np.ndarray | None, exclude: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Some queries at a time with their distances to all points, inf to those that are left out."""
+        step = max(1, 4_000_000 // self._x.size)
+        by = 2.0 if self.exponent < -_SUBNORMAL else 1.0  # differences of the largest numbers overflow
+        for first in range(0, len(rows), step):
+            some = rows[first : first + step]
+            with np.errstate(over="ignore"):
+                apart = np.abs((self._x if q is None else q)[some, None] / by - self._x / by)
+                widest = apart.max(axis=-1)
+                ratios = apart / np.where(widest > 0, widest, 1)[..., None]
+                exact = by * widest * np.sqrt((ratios * ratios).sum(axis=-1))
+            if q is None:
+                exact[np.abs(some[:, None] - np.arange(len(self._x))) <= exclude] = np.inf
+            yield some, exact
+
+
+def _is_fine(x: np.ndarray) -> bool:
+    """Are there coordinates so small that they may differ by less than _SMALL and not be equal?"""
+    magnitudes = np.abs(x)
+    return bool(((magnitudes > 0) & (magnitudes < _SMALL * 2.0**53)).any())
 
 
 def nearest_neighbors(x: Array, y: Array | None = None, *, k: int, metric: str = "euclidean") -> tuple[Array, Array]:
