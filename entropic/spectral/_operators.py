@@ -151,7 +151,9 @@ class Diffusion:
         return math.fsum(self.affinity.diagonal * self.scale**2)
 
     def dense(self) -> np.ndarray:
-        return np.asarray(self.affinity.dense() * self.scale[:, None] * self.scale)
+        k = self.affinity.dense() * self.scale[:, None]
+        k *= self.scale
+        return np.asarray(k)
 
 
 def _check_degrees(func: str, degrees: np.ndarray) -> None:

@@ -224,9 +224,9 @@ def spectrum_of(
     func: str, affinity: Affinity, alpha: float, times: np.ndarray, method: str, tol: float, rng: np.random.Generator
 ) -> Spectrum:
     """By "dense", "certified", or "lanczos" where the bounds do not close; "auto" is the last."""
+    affinity = stored(affinity)
     if method == "dense" or affinity.n < _FEWEST:
         return dense_spectrum(Diffusion(func, affinity, alpha), times)
-    affinity = stored(affinity)
     diffusion = Diffusion(func, affinity, alpha, rng, block=16 if affinity.n <= STORED else 32)
     found, search = certified_spectrum(diffusion, times, tol, patient=method == "certified")
     if not found.converged and method != "certified":

@@ -134,7 +134,7 @@ def test_entropy_based_block_pruning(rng):
 
 
 def test_summary_statistics_for_approximate_bayesian_computation(rng):
-    """Fisher's and entropies as summary statistics for ABC: -psi(k) + log n + log V_p + p mean log r_k with k = 4.
+    """Summary statistics for ABC: -psi(k) + log n + log V_p + p mean log r_k with k = 4.
 
     log n in the one form, psi(n) in the other; mutual information from three entropies.
     """
@@ -159,7 +159,7 @@ def test_summary_statistics_for_approximate_bayesian_computation(rng):
 
 
 def test_discovering_skills_by_state_entropy_of_each_coordinate(rng):
-    """E2MC (coordinate entropies of codes): (1 / (N - m)) sum log[((N + 1) / m) (u_(i+m) - u_(i))], u = Phi(z).
+    """E2MC: (1 / (N - m)) sum log[((N + 1) / m) (u_(i+m) - u_(i))], u = Phi(z).
 
     That is van Es's estimate without its two constants; the gradient goes through the sort. Squares of the off-diagonal
     covariances over D are added.
@@ -293,7 +293,7 @@ def test_pairs_of_columns_are_the_loop(rng):
 
 
 def test_high_dimensional_screening(rng):
-    """Model-free feature screening by mutual information: very many columns against one response."""
+    """High-dimensional screening: very many columns against one response."""
     n, columns = 300, 2000
     x = rng.normal(size=(n, columns))
     y = np.sign(x[:, 17]) * x[:, 1234] + 0.2 * rng.normal(size=n)  # neither of the two correlates with it
