@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata as metadata
 import json
 import platform
 import statistics
@@ -70,6 +71,15 @@ def peak_bytes(setup: str, call: str) -> int | None:
     return max(0, int(result.stdout))
 
 
+def _version(name: str, peer: ModuleType | None) -> str:
+    if peer is None:
+        return "not installed"
+    try:
+        return str(getattr(peer, "__version__", None) or metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -88,7 +98,7 @@ def machine(peers: dict[str, ModuleType | None]) -> dict[str, Any]:
         "entropic": config["version"],
         "python": platform.python_version(),
         "numpy": np.__version__,
-        **{name: getattr(peer, "__version__", "not installed") for name, peer in peers.items()},
+        **{name: _version(name, peer) for name, peer in peers.items()},
     }
 
 

@@ -19,31 +19,32 @@ PointKernel::PointKernel(const double* x, const double* rates, index_t n, index_
     : n_(n),
       d_(d),
       block_(block_size(d)),
+      ld_(lane_stride(block_)),
       x_(x, x + n * d),
-      columns_(static_cast<std::size_t>((n + block_ - 1) / block_ * block_ * d), 0.0),
+      columns_(static_cast<std::size_t>((n + block_ - 1) / block_ * ld_ * d), 0.0),
       rates_(rates, rates + n) {
   rates_.resize(static_cast<std::size_t>(padded(n)), 0.0);
   for (index_t first = 0; first < n; first += block_)
     active().of<double>().transpose(x_.data() + first * d, d, std::min(block_, n - first), d,
-                                    columns_.data() + first * d, block_);
+                                    columns_.data() + first / block_ * ld_ * d, ld_);
 }
 
 // Calls f(row, rows, column, columns, tile) for tiles of the kernel that cover it once, on and above the diagonal's
-// blocks: tile[i * block_ + j]. Calls for tiles that share rows or columns are never at the same time and always in the
+// blocks: tile[i * ld_ + j]. Calls for tiles that share rows or columns are never at the same time and always in the
 // same order.
 template <class F>
 bool PointKernel::each_tile(index_t work, F&& f) const {
   const index_t blocks = (n_ + block_ - 1) / block_;
   return each_block_pair(blocks, n_ * block_ * work, [&](index_t a, index_t b) {
-    std::vector<double> tile(static_cast<std::size_t>(kStrip * block_));
+    std::vector<double> tile(static_cast<std::size_t>(kStrip * ld_));
     const index_t column = b * block_, columns = std::min(block_, n_ - column);
     const index_t end = std::min(n_, (a + 1) * block_);
     for (index_t row = a * block_; row < end; row += kStrip) {
       const index_t rows = std::min(kStrip, end - row);
-      active().of<double>().metric_tile(Metric::sqeuclidean, x_.data() + row * d_, d_, columns_.data() + column * d_,
-                                        block_, rows, columns, d_, 1.0, tile.data(), block_);
+      active().of<double>().metric_tile(Metric::sqeuclidean, x_.data() + row * d_, d_, columns_.data() + b * ld_ * d_,
+                                        ld_, rows, columns, d_, 1.0, tile.data(), ld_);
       for (index_t i = 0; i < rows; ++i)
-        active().spectral->kernel_row(tile.data() + i * block_, columns, rates_[static_cast<std::size_t>(row + i)],
+        active().spectral->kernel_row(tile.data() + i * ld_, columns, rates_[static_cast<std::size_t>(row + i)],
                                       rates_.data() + column);
       f(row, rows, column, columns, tile.data());
     }
@@ -65,16 +66,15 @@ bool PointKernel::product(const double* v, index_t count, double* y, const doubl
   const bool finished =
       each_tile(d_ + count, [&](index_t row, index_t rows, index_t column, index_t columns, double* tile) {
         const bool mirrored = row / block_ != column / block_;
-        add(tile, block_, 1, rows, columns, from.data() + column * ld, ld, count, to.data() + row * ld, ld);
-        if (mirrored)
-          add(tile, 1, block_, columns, rows, from.data() + row * ld, ld, count, to.data() + column * ld, ld);
+        add(tile, ld_, 1, rows, columns, from.data() + column * ld, ld, count, to.data() + row * ld, ld);
+        if (mirrored) add(tile, 1, ld_, columns, rows, from.data() + row * ld, ld, count, to.data() + column * ld, ld);
         if (!w) return;
-        for (index_t k = 0; k < rows * block_; ++k) tile[k] *= tile[k];
+        for (index_t k = 0; k < rows * ld_; ++k) tile[k] *= tile[k];
         for (index_t i = 0; i < rows; ++i)
           sums[static_cast<std::size_t>(row + i)] +=
-              rows_of.gibbs_dot(tile + i * block_, weights.data() + column, columns);
+              rows_of.gibbs_dot(tile + i * ld_, weights.data() + column, columns);
         for (index_t i = 0; mirrored && i < rows; i += 4)
-          rows_of.add_rows(tile + i * block_, block_, std::min<index_t>(4, rows - i), weights.data() + row + i, columns,
+          rows_of.add_rows(tile + i * ld_, ld_, std::min<index_t>(4, rows - i), weights.data() + row + i, columns,
                            sums.data() + column);
       });
   for (index_t i = 0; i < n_; ++i) std::copy_n(to.data() + i * ld, count, y + i * count);
@@ -84,10 +84,10 @@ bool PointKernel::product(const double* v, index_t count, double* y, const doubl
 
 bool PointKernel::dense(double* out) const {
   return each_tile(d_, [&](index_t row, index_t rows, index_t column, index_t columns, double* tile) {
-    for (index_t i = 0; i < rows; ++i) std::copy_n(tile + i * block_, columns, out + (row + i) * n_ + column);
+    for (index_t i = 0; i < rows; ++i) std::copy_n(tile + i * ld_, columns, out + (row + i) * n_ + column);
     if (row / block_ == column / block_) return;
     for (index_t j = 0; j < columns; ++j)
-      for (index_t i = 0; i < rows; ++i) out[(column + j) * n_ + row + i] = tile[i * block_ + j];
+      for (index_t i = 0; i < rows; ++i) out[(column + j) * n_ + row + i] = tile[i * ld_ + j];
   });
 }
 

@@ -25,7 +25,7 @@ class PointKernel {
   template <class F>
   bool each_tile(index_t work, F&& f) const;
 
-  index_t n_, d_, block_;  // block_: points to a block
+  index_t n_, d_, block_, ld_;  // block_: points to a block, whose coordinates and tiles have rows ld_ apart
   std::vector<double> x_, columns_, rates_;
 };
 

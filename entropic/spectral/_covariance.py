@@ -79,15 +79,26 @@ def rows_of(func: str, x: Array, center: Any, normalize: Any, *, name: str = "x"
     given = as_rows(func, name, x, least)
     z = given
     if center:
-        z = (z - z.mean(axis=-2, keepdims=True, dtype=np.float64)).astype(z.dtype, copy=False)
+        z = z - z.mean(axis=-2, keepdims=True, dtype=np.float64).astype(z.dtype)
     norms = None
     if normalize:
-        largest = np.abs(z).max(axis=-1, keepdims=True)
-        scaled = z / np.where(largest > 0, largest, 1)  # squares of what is far from 1 would leave the range
-        norms = np.sqrt(np.einsum("...ij,...ij->...i", scaled, scaled, dtype=np.float64))[..., None]
-        z = np.divide(scaled, norms, where=norms > 0, out=np.zeros_like(scaled), casting="same_kind")
-        norms = norms * largest
+        z, norms = _unit_rows(z, center)
     return Rows(backend, given, z, norms, center)
+
+
+def _unit_rows(z: np.ndarray, own: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Rows over their norms, and the norms; in place where z is not the caller's. Rows of zeros stay."""
+    squares = np.einsum("...ij,...ij->...i", z, z, dtype=np.float64)[..., None]
+    scale = np.ones_like(squares)
+    if not ((squares > 1e-200) & (squares < 1e200)).all():
+        # squares that leave the range: by the largest first
+        scale = np.abs(z).max(axis=-1, keepdims=True).astype(np.float64)
+        scale[scale == 0] = 1
+        z, own = z / scale.astype(z.dtype), True
+        squares = np.einsum("...ij,...ij->...i", z, z, dtype=np.float64)[..., None]
+    norms = np.sqrt(squares)
+    inverse = np.divide(1.0, norms, where=norms > 0, out=np.zeros_like(norms)).astype(z.dtype)
+    return np.multiply(z, inverse, out=z if own else None), norms * scale
 
 
 class CovarianceStream:

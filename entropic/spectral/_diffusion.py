@@ -15,7 +15,16 @@ from .._validate import check_base, check_choice, check_integer, check_number, c
 from ..logits._functions import check_real
 from ..neighbors._search import Space, as_samples, check_neighbors
 from ._lanczos import BlockLanczos
-from ._operators import Affinity, Diffusion, GraphAffinity, MatrixAffinity, point_affinity, scaled_points, stored
+from ._operators import (
+    Affinity,
+    Diffusion,
+    GraphAffinity,
+    MatrixAffinity,
+    first_functions,
+    point_affinity,
+    scaled_points,
+    stored,
+)
 from ._spectrum import Spectrum, spectrum_of
 
 KERNELS = ("gaussian", "adaptive", "knn", "precomputed")
@@ -195,8 +204,8 @@ class Problem:
         later = times > 0
         dense = (times[later] < 1).any() or (self.method == "auto" and len(x) <= dense_first)
         found = spectrum_of(
-            self.func, self.kernel.affinity(x), self.alpha, times[later], "dense" if dense else self.method,
-            self.tol * self.log_base, self.rng,
+            self.func, self.kernel.affinity(x), None if self.kernel.name == "precomputed" else x, self.alpha,
+            times[later], "dense" if dense else self.method, self.tol * self.log_base, self.rng,
         )  # fmt: skip
         whole = np.full((3, len(times)), math.log(len(x)))
         whole[:, later] = found.value, found.lower, found.upper
@@ -560,9 +569,9 @@ def diffusion_spectrum(
         raise ValueError(f"{func}: `count` must be at most {n}, the number of points, got {wanted}")
     generator = check_rng(func, 0 if rng is None else rng)
     limit = _check_tol(func, tol)
-    block = min(max(16, min(wanted + 4, 32)), n)
     affinity = stored(kept.affinity(points))
-    diffusion = Diffusion(func, affinity, _check_alpha(func, alpha), generator, block)
+    functions = first_functions(None if kernel == "precomputed" else points, n, 16 if wanted < 16 else 32, generator)
+    diffusion = Diffusion(func, affinity, _check_alpha(func, alpha), functions)
     values, vectors, residuals = _largest(diffusion, wanted, limit)
     converged = bool((residuals <= limit).all())
     if not converged:
@@ -572,6 +581,8 @@ def diffusion_spectrum(
             ConvergenceWarning,
             stacklevel=2,
         )
+    ones = values > 1 - 1e-9  # one for each part that is not connected: of their vectors the constant comes first
+    vectors[:, ones] = np.linalg.qr(np.column_stack([diffusion.first_vector, vectors[:, ones]]))[0][:, : ones.sum()]
     scaled = vectors / diffusion.first_vector[:, None]
     scaled *= np.where(scaled[np.abs(scaled).argmax(axis=0), np.arange(wanted)] < 0, -1.0, 1.0)
     return DiffusionSpectrum(values, scaled, diffusion.first_vector**2, residuals, converged)

@@ -9,37 +9,52 @@ import numpy as np
 Product = Callable[[np.ndarray], np.ndarray]
 
 
-def _orthonormal(block: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Q and R of a block that is orthogonal to the basis up to rounding.
+def _orthonormal(block: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of a block that is orthogonal to `basis` up to rounding.
 
-    Where the block has nothing left in some direction, Q has what rounding put there: that is cleaned of the basis and
-    of the other columns, so that Q is orthonormal whatever came in, and R is about 0 for it.
+    Where the block has nothing left in some direction, that is what rounding put there, cleaned of `basis`.
     """
     q, r = np.linalg.qr(block)
     diagonal = np.abs(np.diag(r))
     if diagonal.min() <= 1e-8 * max(diagonal.max(), 1e-300):
         for _ in range(2):
             q = np.linalg.qr(q - basis @ (basis.T @ q))[0]
-        r = q.T @ block
-    return q, r
+    return np.asarray(q)
+
+
+def _first_block(start: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An orthonormal basis of the columns of `start`, and K times it, from K times `start`.
+
+    Columns that depend on others, such as coordinates that do, leave their directions out.
+    """
+    norms = np.linalg.norm(start, axis=0)
+    kept = norms > 0
+    start, image = start[:, kept] / norms[kept], image[:, kept] / norms[kept]
+    squares, directions = np.linalg.eigh(start.T @ start)
+    independent = squares > 1e-10 * squares[-1]
+    mixing = directions[:, independent] / np.sqrt(squares[independent])
+    first = start @ mixing
+    # once more, for what the division by small roots has left
+    again = np.linalg.inv(np.linalg.cholesky(first.T @ first)).T
+    return first @ again, image @ (mixing @ again)
 
 
 class BlockLanczos:
-    """A growing orthonormal basis Q with K Q = Q T + (a new block) B: Ritz values, vectors and residuals.
+    """A growing orthonormal basis Q with K Q = Q T + what is left: Ritz values, vectors and residuals.
 
     `start` is the first block, whose columns need not be orthonormal, and `image` K times it.
     """
 
     def __init__(self, product: Product, start: np.ndarray, image: np.ndarray, most: int) -> None:
-        n, self.block = start.shape
-        self.most = most
+        first, self._image = _first_block(start, image)
+        n, self.block = first.shape
+        self.most = most // self.block * self.block
         self._product = product
-        self._q = np.zeros((n, most + self.block), order="F")
-        self._t = np.zeros((most, most))
-        self._q[:, : self.block], r = np.linalg.qr(start)
-        self._image = np.linalg.solve(r.T, image.T).T
+        self._q = np.zeros((n, self.most), order="F")
+        self._t = np.zeros((self.most, self.most))
+        self._q[:, : self.block] = first
         self.size = 0
-        self._between = np.zeros((self.block, self.block))
+        self._rest = np.zeros((n, self.block))
 
     def room(self) -> bool:
         return bool(self.size + self.block <= self.most)
@@ -47,6 +62,8 @@ class BlockLanczos:
     def step(self) -> None:
         """One product with a block."""
         m, b = self.size, self.block
+        if m:
+            self._q[:, m : m + b] = _orthonormal(self._rest, self._q[:, :m])
         basis = self._q[:, : m + b]
         rest = self._product(np.ascontiguousarray(basis[:, m:])) if m else self._image
         part = basis.T @ rest
@@ -55,14 +72,13 @@ class BlockLanczos:
         rest -= basis @ again
         self._t[: m + b, m : m + b] = part + again
         self._t[m : m + b, : m + b] = (part + again).T
-        self._q[:, m + b : m + 2 * b], self._between = _orthonormal(rest, basis)
-        self.size = m + b
+        self._rest, self.size = rest, m + b
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Values, coefficients of the vectors in the basis, and the norms of their residuals."""
         t = self._t[: self.size, : self.size]
         values, coefficients = np.linalg.eigh((t + t.T) / 2)
-        residuals = np.linalg.norm(self._between @ coefficients[-self.block :], axis=0)
+        residuals = np.linalg.norm(self._rest @ coefficients[-self.block :], axis=0)
         return values, coefficients, residuals
 
     def vectors(self, coefficients: np.ndarray) -> np.ndarray:

@@ -12,6 +12,9 @@ from .. import _core
 # Up to so many points the matrix is kept: 128 MiB.
 STORED = 4096
 
+# Linear functions that a search begins with, at most.
+_LINEAR = 95
+
 
 class Affinity:
     """A symmetric matrix G of affinities; `positive` if it has no negative eigenvalues."""
@@ -110,17 +113,13 @@ class GraphAffinity(Affinity):
 class Diffusion:
     """K = S G S, similar to the random walk on G / (d_i d_j)^alpha: eigenvalues in [-1, 1], of which the first is 1.
 
-    The pass that finds S multiplies vectors too: with `start` = S^-1 v for the ones and as many random v as asked for,
-    K start = S G v is known beforehand. The first column of `start` is the eigenvector to 1.
+    The pass that finds S multiplies vectors too: with `start` = S^-1 v for the ones and other functions v of the
+    points, K start = S G v is known beforehand. The first column of `start` is the eigenvector to 1.
     """
 
-    def __init__(
-        self, func: str, affinity: Affinity, alpha: float, rng: np.random.Generator | None = None, block: int = 1
-    ) -> None:
+    def __init__(self, func: str, affinity: Affinity, alpha: float, functions: np.ndarray | None = None) -> None:
         self.affinity, self.n = affinity, affinity.n
-        vectors = np.ones((self.n, block))
-        if block > 1 and rng is not None:
-            vectors[:, 1:] = rng.standard_normal((self.n, block - 1))
+        vectors = np.ones((self.n, 1)) if functions is None else np.column_stack([np.ones(self.n), functions])
         weights = np.ones(self.n)
         if alpha:
             degrees = affinity.product(vectors[:, :1])[:, 0]
@@ -177,6 +176,23 @@ def scaled_points(x: np.ndarray) -> tuple[np.ndarray, int]:
     centred = x / 2 - (low / 2 + (high / 2 - low / 2) / 2)
     exponent = int(np.frexp(np.abs(centred).max(initial=0.0))[1])
     return np.ldexp(centred, -exponent), exponent + 1
+
+
+def first_functions(x: np.ndarray | None, n: int, block: int, rng: np.random.Generator) -> np.ndarray:
+    """Functions of the points that a search begins with, some multiple of `block` less one of them.
+
+    The first eigenfunctions of a diffusion are close to linear in the coordinates where the kernel is wide: those, or
+    what is widest of many, come first. What is left is random.
+    """
+    linear = np.zeros((n, 0))
+    if x is not None:
+        linear = x - x.mean(axis=0)
+        if linear.shape[1] > _LINEAR:
+            sketch = linear.T @ (linear @ rng.standard_normal((linear.shape[1], _LINEAR)))
+            linear = linear @ np.linalg.qr(sketch)[0]
+    count = -(-(linear.shape[1] + 1) // block) * block - 1
+    random = rng.standard_normal((n, count - linear.shape[1]))
+    return np.hstack([linear, random])[:, : max(n - 1, 1)]
 
 
 def point_affinity(x: np.ndarray, widths: Any, positive: bool) -> PointAffinity:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._bounds import Tail, compressed_interval, tail_interval, widened
 from ._lanczos import BlockLanczos, quadratures
-from ._operators import STORED, Affinity, Diffusion, stored
+from ._operators import STORED, Affinity, Diffusion, MatrixAffinity, first_functions, stored
 
 _BASIS_BYTES = 64e6
 
@@ -84,6 +84,8 @@ class _Certified:
     def __init__(self, diffusion: Diffusion, times: np.ndarray) -> None:
         self.diffusion, self.times, self.n = diffusion, times, diffusion.n
         self.trace, self.square_trace = diffusion.trace(), -1.0
+        if isinstance(diffusion.affinity, MatrixAffinity):
+            self.square_trace = diffusion.product_and_square_trace(diffusion.first_vector[:, None])[1]
         block = diffusion.start.shape[1]
         most = max(int(min(self.n / 4, _BASIS_BYTES / (8 * self.n))) // block, 2) * block
         self.lanczos = BlockLanczos(self._product, diffusion.start, diffusion.image, min(most, self.n))
@@ -99,8 +101,9 @@ class _Certified:
 
     def run(self, tol: float, patient: bool) -> bool:
         """Up to the basis's limit, or while it looks as if that would do."""
-        self.lanczos.step()
         looked_at, widths = 0, [self.bounds.width()]
+        if self.square_trace < 0:
+            self.lanczos.step()  # whose product is known: the trace comes with the next one
         while self.lanczos.room():
             self.lanczos.step()
             if self.lanczos.size < 1.15 * looked_at and self.lanczos.room():
@@ -221,13 +224,15 @@ def _controlled(samples: np.ndarray, controls: np.ndarray) -> tuple[float, np.nd
 
 
 def spectrum_of(
-    func: str, affinity: Affinity, alpha: float, times: np.ndarray, method: str, tol: float, rng: np.random.Generator
-) -> Spectrum:
-    """By "dense", "certified", or "lanczos" where the bounds do not close; "auto" is the last."""
+    func: str, affinity: Affinity, x: np.ndarray | None, alpha: float, times: np.ndarray, method: str, tol: float,
+    rng: np.random.Generator,
+) -> Spectrum:  # fmt: skip
+    """By "dense", "certified", or "lanczos" where the bounds do not close; "auto" is the last. `x`: the points."""
     affinity = stored(affinity)
     if method == "dense" or affinity.n < _FEWEST:
         return dense_spectrum(Diffusion(func, affinity, alpha), times)
-    diffusion = Diffusion(func, affinity, alpha, rng, block=16 if affinity.n <= STORED else 32)
+    functions = first_functions(x, affinity.n, 16 if affinity.n <= STORED else 32, rng)
+    diffusion = Diffusion(func, affinity, alpha, functions)
     found, search = certified_spectrum(diffusion, times, tol, patient=method == "certified")
     if not found.converged and method != "certified":
         return lanczos_spectrum(search, tol, rng)
