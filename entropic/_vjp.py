@@ -31,6 +31,16 @@ def rule_for(func: Callable[..., Any], *, keyword_arrays: tuple[str, ...] = ()) 
     return register
 
 
+def rules() -> tuple[Callable[..., Any], ...]:
+    """The functions that have one."""
+    return tuple(_rules)
+
+
+def keyword_arrays_of(func: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the keyword arrays that `func` has gradients for."""
+    return _keyword_arrays[func]
+
+
 def cotangent_of(func: str, g: Any, shape: tuple[int, ...], name: str = "cotangent") -> np.ndarray:
     """The cotangent as float64, broadcast to the value's shape."""
     array = to_numpy(f"pullback of {func}", name, g)
