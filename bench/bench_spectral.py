@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, optional, options, peak_bytes, race, save
+from common import PEAK, machine, optional, options, peak_bytes, race, save
 from threadpoolctl import threadpool_limits
 
 import entropic
@@ -126,55 +126,46 @@ def speed(quick: bool) -> list[dict[str, Any]]:
 # ---- growth ----------------------------------------------------------------------------------------------------------
 
 _SETUP = """
-import resource, sys, warnings
+import sys, warnings
 warnings.simplefilter("ignore")
 sys.path[:0] = [{bench!r}, {tests!r}]
 from bench_spectral import *
 x = normal({n}, 64)
 """
 
+_OURS = "r = entropic.diffusion_spectral_entropy(x, sigma=8.0, {}); answer = r.lower, r.upper, r.method"
 METHODS = {
-    "certified, t = 2": ('entropic.diffusion_spectral_entropy(x, sigma=8.0, t=2, method="certified")', 50_000),
-    "lanczos, t = 1": ('entropic.diffusion_spectral_entropy(x, sigma=8.0, t=1, method="lanczos")', 50_000),
-    "dense, any t": ('entropic.diffusion_spectral_entropy(x, sigma=8.0, t=2, method="dense")', 10_000),
-    "published arithmetic": ("published_entropy(x, 8.0, 2)", 10_000),
+    "certified, t = 2": (_OURS.format('t=2, method="certified"'), 50_000),
+    "lanczos, t = 1": (_OURS.format('t=1, method="lanczos"'), 50_000),
+    "dense, any t": (_OURS.format('t=2, method="dense"'), 10_000),
+    "published arithmetic": ("answer = (published_entropy(x, 8.0, 2),) * 2 + ('published',)", 10_000),
 }
 
 
 def growth(quick: bool) -> dict[str, list[dict[str, Any]]]:
-    """Seconds and peak memory against n, with all threads; each call in a process of its own."""
+    """Seconds, peak memory and intervals against n, with all threads; each call in a process of its own."""
     sizes = (300, 600) if quick else (300, 1000, 3000, 10_000, 20_000, 50_000)
     curves: dict[str, list[dict[str, Any]]] = {}
     for name, (call, most) in METHODS.items():
         for n in (size for size in sizes if size <= most):
             setup = _SETUP.format(bench=str(Path(__file__).parent), tests=str(TESTS), n=n)
-            timed = f"start = time.perf_counter(); {call}; print(time.perf_counter() - start)"
-            curves.setdefault(name, []).append({"n": n, **_measured(setup, timed)})
+            curves.setdefault(name, []).append({"n": n, **_measured(setup, call)})
             print(f"  {name}: {curves[name][-1]}", flush=True)
     return curves
 
 
 def _measured(setup: str, call: str) -> dict[str, Any]:
-    code = f"{setup}\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n{call}\n"
-    code += "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
-    seconds, held = done.stdout.split()[-2:]
-    return {"seconds": float(seconds), "bytes": int(held)}
-
-
-def large(quick: bool) -> dict[str, Any]:
-    """One set of 50,000 points, whose dense matrix has 20 GB: the interval, and how it was found."""
-    x = normal(500 if quick else 50_000, 64)
-    found = []
-    for t in (1, 2):
-        start = time.perf_counter()
-        result = entropic.diffusion_spectral_entropy(x, sigma=8.0, t=t)
-        found.append({
-            "t": t, "seconds": time.perf_counter() - start, "lower": result.lower, "upper": result.upper,
-            "method": result.method,
-        })  # fmt: skip
-        print(f"  {found[-1]}", flush=True)
-    return {"n": len(x), "results": found}
+    """Of a call in a process of its own: its time, its answer, and the memory that it needs beside what was there."""
+    timed = f"start = time.perf_counter(); {call}; print(time.perf_counter() - start, *answer)"
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK.format(setup=setup, call=timed)],
+        capture_output=True, text=True, check=True, cwd="/",
+    )  # fmt: skip
+    seconds, lower, upper, method, held = done.stdout.split()[-5:]
+    return {
+        "seconds": float(seconds), "bytes": max(0, int(held)), "lower": float(lower), "upper": float(upper),
+        "method": method,
+    }  # fmt: skip
 
 
 # ---- intervals -------------------------------------------------------------------------------------------------------
@@ -229,7 +220,7 @@ def main() -> None:
     chosen = options(__doc__)
     results: dict[str, Any] = {"machine": machine({"scipy": optional("scipy")})}
     parts: dict[str, Callable[[bool], Any]] = {
-        "speed": speed, "intervals": intervals, "memory": memory, "large": large, "growth": growth,
+        "speed": speed, "intervals": intervals, "memory": memory, "growth": growth,
     }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", entropic.ConvergenceWarning)
@@ -237,7 +228,7 @@ def main() -> None:
             start = time.perf_counter()
             results[name] = measure(chosen.quick)
             print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    save("spectral", results, chosen.output)
+            save("spectral", results, chosen.output)
 
 
 if __name__ == "__main__":

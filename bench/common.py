@@ -50,7 +50,7 @@ def race(contestants: dict[str, Callable[[], Any]], rounds: int = 9, least_secon
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-_PEAK = """
+PEAK = """
 import numpy as np, entropic
 {setup}
 open("/proc/self/clear_refs", "w").write("5")  # resets the high-water mark
@@ -66,7 +66,7 @@ def peak_bytes(setup: str, call: str) -> int | None:
     """Memory that `call` needs beyond what `setup` left, from a fresh process; None where Linux does not tell."""
     if sys.platform != "linux":
         return None
-    code = _PEAK.format(setup=setup, call=call)
+    code = PEAK.format(setup=setup, call=call)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     return max(0, int(result.stdout))
 

@@ -296,10 +296,12 @@ def _interval_lines(results: dict[str, Any]) -> str:
         f"alpha), {found['held']['certified']:,} certified intervals hold the dense answers, and "
         f"{found['held']['lanczos']:,} of the stochastic ones, which promise 99 % for each t."
     ]
-    for row in results["large"]["results"]:
+    for name in ("certified, t = 2", "lanczos, t = 1"):
+        row = results["growth"][name][-1]
         lines.append(
-            f"{results['large']['n']:,} points in 64 dimensions, t = {row['t']}: {row['lower']:.4f} to "
-            f'{row["upper"]:.4f} bits by "{row["method"]}" in {row["seconds"]:.3g} s.'
+            f"{row['n']:,} points in 64 dimensions, {name}: {row['lower']:.4f} to {row['upper']:.4f} bits in "
+            f"{row['seconds']:.3g} s, with {row['bytes'] / 1e6:.3g} MB beside the points' "
+            f"{row['n'] * 512 / 1e6:.3g} MB."
         )
     return "\n\n".join(lines)
 

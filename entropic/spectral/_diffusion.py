@@ -202,14 +202,15 @@ class Problem:
         """In nats, and t = 0 by hand: log n, for every eigenvalue counts as 1."""
         times = np.atleast_1d(self.times)
         later = times > 0
+        value, lower, upper = np.full((3, len(times)), math.log(len(x)))
+        if not later.any():
+            return Spectrum(value, lower, upper, "dense", np.zeros(0), True)
         dense = (times[later] < 1).any() or (self.method == "auto" and len(x) <= dense_first)
         found = spectrum_of(
             self.func, self.kernel.affinity(x), None if self.kernel.name == "precomputed" else x, self.alpha,
             times[later], "dense" if dense else self.method, self.tol * self.log_base, self.rng,
         )  # fmt: skip
-        whole = np.full((3, len(times)), math.log(len(x)))
-        whole[:, later] = found.value, found.lower, found.upper
-        value, lower, upper = whole
+        value[later], lower[later], upper[later] = found.value, found.lower, found.upper
         return Spectrum(value, lower, upper, found.method, found.eigenvalues, found.converged)
 
     def shaped(self, values: np.ndarray) -> Any:
@@ -281,7 +282,8 @@ def diffusion_spectral_entropy(
         "dense" finds all eigenvalues, in O(n^3). "certified" finds the largest without forming the matrix and bounds
         the rest by exact traces: the interval holds, up to rounding. "lanczos" estimates what that leaves open from
         random probes: it holds with a probability of more than 99 %. "auto" is the first up to 1,024 points, beyond it
-        the second where it soon becomes as narrow as `tol`, and else the third; for 0 < t < 1 it is the first.
+        the second where it soon becomes as narrow as `tol`, and else the third; for 0 < t < 1 it is the first. Fewer
+        than 64 points are "dense" always.
     tol : float
         How wide the interval may be, in the unit of the result.
     rng : numpy.random.Generator, int or None
