@@ -198,6 +198,11 @@ def test_laws_of_diffusion_entropy(seed, n, d, power):
     assert dse(x * 2.0**40, sigma=sigma * 2.0**40) == pytest.approx(value, abs=1e-9)
     assert dse(x * 1e-200, sigma=sigma * 1e-200) == pytest.approx(value, abs=1e-7)
     assert dse(x * 1e250, sigma=sigma * 1e250) == pytest.approx(value, abs=1e-7)
+    many = np.vstack([x, rng.normal(size=(100, d))])
+    for scale in (1e-200, 1e250):
+        scaled = {"sigma": sigma * scale, "t": 2, "method": "certified", "tol": 10}
+        bounded = entropic.diffusion_spectral_entropy(many * scale, **scaled)
+        assert bounded.lower - 1e-9 <= dse(many, sigma=sigma, t=2) <= bounded.upper + 1e-9
     assert dse(x, sigma=1e-300) == pytest.approx(math.log2(n), abs=1e-9)
     assert dse(x, sigma=1e300) == pytest.approx(0, abs=1e-9)
 

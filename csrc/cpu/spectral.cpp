@@ -52,9 +52,20 @@ bool PointKernel::each_tile(index_t work, F&& f) const {
 }
 
 bool PointKernel::product(const double* v, index_t count, double* y, const double* w, double* squares) const {
+  // Whole blocks of columns are read and written: others go through padded copies.
   const index_t ld = padded(count);
-  std::vector<double> from(static_cast<std::size_t>(n_ * ld), 0.0), to(from);
-  for (index_t i = 0; i < n_; ++i) std::copy_n(v + i * count, count, from.data() + i * ld);
+  std::vector<double> padded_v, padded_y;
+  const double* from = v;
+  double* to = y;
+  if (ld != count) {
+    padded_v.assign(static_cast<std::size_t>(n_ * ld), 0.0);
+    padded_y = padded_v;
+    for (index_t i = 0; i < n_; ++i) std::copy_n(v + i * count, count, padded_v.data() + i * ld);
+    from = padded_v.data();
+    to = padded_y.data();
+  } else {
+    std::fill_n(y, n_ * count, 0.0);
+  }
   std::vector<double> weights, sums;
   if (w) {
     weights.assign(w, w + n_);
@@ -66,8 +77,8 @@ bool PointKernel::product(const double* v, index_t count, double* y, const doubl
   const bool finished =
       each_tile(d_ + count, [&](index_t row, index_t rows, index_t column, index_t columns, double* tile) {
         const bool mirrored = row / block_ != column / block_;
-        add(tile, ld_, 1, rows, columns, from.data() + column * ld, ld, count, to.data() + row * ld, ld);
-        if (mirrored) add(tile, 1, ld_, columns, rows, from.data() + row * ld, ld, count, to.data() + column * ld, ld);
+        add(tile, ld_, 1, rows, columns, from + column * ld, ld, count, to + row * ld, ld);
+        if (mirrored) add(tile, 1, ld_, columns, rows, from + row * ld, ld, count, to + column * ld, ld);
         if (!w) return;
         for (index_t k = 0; k < rows * ld_; ++k) tile[k] *= tile[k];
         for (index_t i = 0; i < rows; ++i)
@@ -77,7 +88,8 @@ bool PointKernel::product(const double* v, index_t count, double* y, const doubl
           rows_of.add_rows(tile + i * ld_, ld_, std::min<index_t>(4, rows - i), weights.data() + row + i, columns,
                            sums.data() + column);
       });
-  for (index_t i = 0; i < n_; ++i) std::copy_n(to.data() + i * ld, count, y + i * count);
+  if (ld != count)
+    for (index_t i = 0; i < n_; ++i) std::copy_n(to + i * ld, count, y + i * count);
   if (w) std::copy_n(sums.data(), n_, squares);
   return finished;
 }

@@ -27,12 +27,12 @@ def _first_block(start: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.n
 
     Columns that depend on others, such as coordinates that do, leave their directions out.
     """
-    norms = np.linalg.norm(start, axis=0)
-    kept = norms > 0
-    start, image = start[:, kept] / norms[kept], image[:, kept] / norms[kept]
-    squares, directions = np.linalg.eigh(start.T @ start)
+    products = start.T @ start
+    norms = np.sqrt(np.diag(products))
+    inverse = np.divide(1.0, norms, where=norms > 0, out=np.zeros_like(norms))
+    squares, directions = np.linalg.eigh(products * inverse[:, None] * inverse)
     independent = squares > 1e-10 * squares[-1]
-    mixing = directions[:, independent] / np.sqrt(squares[independent])
+    mixing = inverse[:, None] * directions[:, independent] / np.sqrt(squares[independent])
     first = start @ mixing
     # once more, for what the division by small roots has left
     again = np.linalg.inv(np.linalg.cholesky(first.T @ first)).T
@@ -46,7 +46,7 @@ class BlockLanczos:
     """
 
     def __init__(self, product: Product, start: np.ndarray, image: np.ndarray, most: int) -> None:
-        first, self._image = _first_block(start, image)
+        first, self._rest = _first_block(start, image)
         n, self.block = first.shape
         self.most = most // self.block * self.block
         self._product = product
@@ -54,7 +54,6 @@ class BlockLanczos:
         self._t = np.zeros((self.most, self.most))
         self._q[:, : self.block] = first
         self.size = 0
-        self._rest = np.zeros((n, self.block))
 
     def room(self) -> bool:
         return bool(self.size + self.block <= self.most)
@@ -65,9 +64,9 @@ class BlockLanczos:
         if m:
             self._q[:, m : m + b] = _orthonormal(self._rest, self._q[:, :m])
         basis = self._q[:, : m + b]
-        rest = self._product(np.ascontiguousarray(basis[:, m:])) if m else self._image
+        rest = self._product(np.ascontiguousarray(basis[:, m:])) if m else self._rest
         part = basis.T @ rest
-        rest = rest - basis @ part
+        rest -= basis @ part
         again = basis.T @ rest
         rest -= basis @ again
         self._t[: m + b, m : m + b] = part + again

@@ -119,7 +119,9 @@ class Diffusion:
 
     def __init__(self, func: str, affinity: Affinity, alpha: float, functions: np.ndarray | None = None) -> None:
         self.affinity, self.n = affinity, affinity.n
-        vectors = np.ones((self.n, 1)) if functions is None else np.column_stack([np.ones(self.n), functions])
+        vectors = np.ones((self.n, 1 if functions is None else 1 + functions.shape[1]))
+        if functions is not None:
+            vectors[:, 1:] = functions
         weights = np.ones(self.n)
         if alpha:
             degrees = affinity.product(vectors[:, :1])[:, 0]
@@ -130,7 +132,9 @@ class Diffusion:
         sums = weights * image[:, 0]
         _check_degrees(func, sums)
         self.scale = weights / np.sqrt(sums)
-        self.start, self.image = vectors / self.scale[:, None], image * self.scale[:, None]
+        vectors /= self.scale[:, None]
+        image *= self.scale[:, None]
+        self.start, self.image = vectors, image
         self.first_vector = np.sqrt(sums / sums.sum())
 
     @property
@@ -138,13 +142,16 @@ class Diffusion:
         return self.affinity.positive
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        return np.asarray(self.scale[:, None] * self.affinity.product(self.scale[:, None] * v))
+        image = self.affinity.product(self.scale[:, None] * v)
+        image *= self.scale[:, None]
+        return image
 
     def product_and_square_trace(self, v: np.ndarray) -> tuple[np.ndarray, float]:
         """K v, and the sum of the squares of the eigenvalues."""
         squares = self.scale**2
         image, sums = self.affinity.product_and_squares(self.scale[:, None] * v, squares)
-        return self.scale[:, None] * image, math.fsum(squares * sums)
+        image *= self.scale[:, None]
+        return image, math.fsum(squares * sums)
 
     def trace(self) -> float:
         return math.fsum(self.affinity.diagonal * self.scale**2)
@@ -186,7 +193,8 @@ def first_functions(x: np.ndarray | None, n: int, block: int, rng: np.random.Gen
     """
     linear = np.zeros((n, 0))
     if x is not None:
-        linear = x - x.mean(axis=0)
+        linear = scaled_points(x)[0]  # whose squares are in range
+        linear -= linear.mean(axis=0)
         if linear.shape[1] > _LINEAR:
             sketch = linear.T @ (linear @ rng.standard_normal((linear.shape[1], _LINEAR)))
             linear = linear @ np.linalg.qr(sketch)[0]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._bounds import Tail, compressed_interval, tail_interval, widened
 from ._lanczos import BlockLanczos, quadratures
-from ._operators import STORED, Affinity, Diffusion, MatrixAffinity, first_functions, stored
+from ._operators import Affinity, Diffusion, MatrixAffinity, first_functions, stored
 
 _BASIS_BYTES = 64e6
 
@@ -89,6 +89,7 @@ class _Certified:
         block = diffusion.start.shape[1]
         most = max(int(min(self.n / 4, _BASIS_BYTES / (8 * self.n))) // block, 2) * block
         self.lanczos = BlockLanczos(self._product, diffusion.start, diffusion.image, min(most, self.n))
+        del diffusion.start, diffusion.image  # as large as a step's vectors
         self.bounds = _Bounds(times, self.n)
         self.ritz = np.ones(1)
 
@@ -231,8 +232,7 @@ def spectrum_of(
     affinity = stored(affinity)
     if method == "dense" or affinity.n < _FEWEST:
         return dense_spectrum(Diffusion(func, affinity, alpha), times)
-    functions = first_functions(x, affinity.n, 16 if affinity.n <= STORED else 32, rng)
-    diffusion = Diffusion(func, affinity, alpha, functions)
+    diffusion = Diffusion(func, affinity, alpha, first_functions(x, affinity.n, 16, rng))
     found, search = certified_spectrum(diffusion, times, tol, patient=method == "certified")
     if not found.converged and method != "certified":
         return lanczos_spectrum(search, tol, rng)
