@@ -12,7 +12,7 @@ from .._validate import check_integer
 from ..logits._functions import cast, check_real, float_dtype
 
 # Rows that are multiplied at a time: what float32 sums lose is bounded by this many terms.
-_CHUNK = 1024
+_CHUNK = 2048
 
 
 def as_rows(func: str, name: str, x: Array, least: int = 1) -> np.ndarray:
@@ -25,7 +25,7 @@ def as_rows(func: str, name: str, x: Array, least: int = 1) -> np.ndarray:
         raise ValueError(f"{func}: `{name}` must have at least {least} rows, got shape {array.shape}")
     wide = float_dtype(array).itemsize == 8
     rows = array.astype(np.float64 if wide else np.float32, copy=False)
-    if not np.isfinite(rows).all():
+    if rows.size and not (np.isfinite(rows.min()) and np.isfinite(rows.max())):
         raise ValueError(f"{func}: `{name}` must be finite")
     return rows
 

@@ -572,7 +572,7 @@ def diffusion_spectrum(
     generator = check_rng(func, 0 if rng is None else rng)
     limit = _check_tol(func, tol)
     affinity = stored(kept.affinity(points))
-    functions = first_functions(None if kernel == "precomputed" else points, n, 16 if wanted < 16 else 32, generator)
+    functions = first_functions(None if kernel == "precomputed" else points, affinity, generator)
     diffusion = Diffusion(func, affinity, _check_alpha(func, alpha), functions)
     values, vectors, residuals = _largest(diffusion, wanted, limit)
     converged = bool((residuals <= limit).all())

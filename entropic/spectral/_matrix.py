@@ -224,7 +224,7 @@ def matrix_entropy(
     Notes
     -----
     The eigenvalues are those of the smaller of the covariance and the Gram matrix, which are the same but for zeros:
-    O(n d min(n, d)) time and O(min(n, d)^2) memory beside a copy of x. float32 rows are multiplied in float32, 1,024 at
+    O(n d min(n, d)) time and O(min(n, d)^2) memory beside a copy of x. float32 rows are multiplied in float32, 2,048 at
     a time, and added up in float64. ``center=False`` is the entropy of VNE, the default that of the evaluation of
     language models (divide by ``log(d)``), and ``normalize=False`` that of the covariance itself.
     :func:`entropic.vjp` has its gradient, for arrays. Host arrays only.

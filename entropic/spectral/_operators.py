@@ -12,8 +12,8 @@ from .. import _core
 # Up to so many points the matrix is kept: 128 MiB.
 STORED = 4096
 
-# Linear functions that a search begins with, at most.
-_LINEAR = 95
+# Functions that a search begins with: linear ones, at most, and random ones, at least.
+_LINEAR, _RANDOM = 91, 4
 
 
 class Affinity:
@@ -185,12 +185,13 @@ def scaled_points(x: np.ndarray) -> tuple[np.ndarray, int]:
     return np.ldexp(centred, -exponent), exponent + 1
 
 
-def first_functions(x: np.ndarray | None, n: int, block: int, rng: np.random.Generator) -> np.ndarray:
-    """Functions of the points that a search begins with, some multiple of `block` less one of them.
+def first_functions(x: np.ndarray | None, affinity: Affinity, rng: np.random.Generator) -> np.ndarray:
+    """Functions of the points that a search begins with, beside the constant one.
 
     The first eigenfunctions of a diffusion are close to linear in the coordinates where the kernel is wide: those, or
     what is widest of many, come first. What is left is random.
     """
+    n = affinity.n
     linear = np.zeros((n, 0))
     if x is not None:
         linear = scaled_points(x)[0]  # whose squares are in range
@@ -198,7 +199,9 @@ def first_functions(x: np.ndarray | None, n: int, block: int, rng: np.random.Gen
         if linear.shape[1] > _LINEAR:
             sketch = linear.T @ (linear @ rng.standard_normal((linear.shape[1], _LINEAR)))
             linear = linear @ np.linalg.qr(sketch)[0]
-    count = -(-(linear.shape[1] + 1) // block) * block - 1
+    count = max(linear.shape[1] + _RANDOM, 15)
+    if isinstance(affinity, PointAffinity):
+        count = -(-(count + 1) // 16) * 16 - 1  # whole packs, which cost as much as parts of them
     random = rng.standard_normal((n, count - linear.shape[1]))
     return np.hstack([linear, random])[:, : max(n - 1, 1)]
 

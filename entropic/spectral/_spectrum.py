@@ -232,7 +232,7 @@ def spectrum_of(
     affinity = stored(affinity)
     if method == "dense" or affinity.n < _FEWEST:
         return dense_spectrum(Diffusion(func, affinity, alpha), times)
-    diffusion = Diffusion(func, affinity, alpha, first_functions(x, affinity.n, 16, rng))
+    diffusion = Diffusion(func, affinity, alpha, first_functions(x, affinity, rng))
     found, search = certified_spectrum(diffusion, times, tol, patient=method == "certified")
     if not found.converged and method != "certified":
         return lanczos_spectrum(search, tol, rng)
