@@ -27,7 +27,7 @@ from ._vjp import keyword_arrays_of, rules, vjp
 _PARTS = ("value", "transport_cost", "f", "g", "plan")
 
 
-class _Node(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
+class _Node(torch.autograd.Function):  # type: ignore[misc,untyped-decorator,unused-ignore]
     """One call: `run` makes values and a pullback of detached tensors."""
 
     @staticmethod
@@ -36,7 +36,7 @@ class _Node(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
         return values if len(values) > 1 else values[0]
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc,unused-ignore]
+    @once_differentiable  # type: ignore[misc,untyped-decorator,unused-ignore]
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         return None, *ctx.pullback(cotangents)
 
