@@ -15,6 +15,7 @@ tensor([0.3333, 0.3333, 0.3333], dtype=torch.float64)
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,8 +70,11 @@ def _nested(flat: list[Any], like: list[Any], metric: str) -> list[Any]:
     ]
 
 
+@cache
 def _differentiable(func: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arrays: Any, parts: Any = "value", metric: str = "sqeuclidean", **options: Any) -> Any:
+    def call(*arrays: Any, parts: Any = "value", **options: Any) -> Any:
+        # only pairs of points need it here: for other functions it is an option of their own
+        metric = options.pop("metric", "sqeuclidean") if any(isinstance(x, tuple) for x in arrays) else ""
         names = (parts,) if isinstance(parts, str) else tuple(parts)
         if not set(names) <= set(_PARTS) or not names:
             raise ValueError(f"{func.__name__}: `parts` must be of {', '.join(_PARTS)}, got {parts!r}")

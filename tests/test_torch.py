@@ -124,6 +124,20 @@ def test_values_and_types():
     assert half.grad.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("name", ["knn_entropy", "knn_divergence", "local_intrinsic_dimension"])
+def test_options_reach_the_function(name):
+    """`metric` too, which is the pair's only where there is one."""
+    x, y = normal(12, 3), normal(20, 3)
+    arrays = (x,) if name == "knn_entropy" else (x, y)
+    plain = [a.numpy() for a in arrays]
+    for metric in ("euclidean", "manhattan", "chebyshev"):
+        expected = getattr(entropic, name)(*plain, k=3, metric=metric)
+        np.testing.assert_allclose(getattr(functions, name)(*arrays, k=3, metric=metric).numpy(), expected, rtol=1e-12)
+    cloud = entropic.PointCloud(x.numpy(), y.numpy(), metric="euclidean")
+    value = functions.sinkhorn((x, y), metric="euclidean", eps=0.5)
+    assert value.item() == pytest.approx(entropic.sinkhorn(cloud, eps=0.5).value, rel=1e-9)
+
+
 def test_in_a_network():
     """A layer that learns to fill more dimensions."""
     torch.manual_seed(0)
