@@ -725,7 +725,7 @@ def test_dense_product_too_large():
 
 
 def test_interrupted_coupling():
-    """Ctrl-C stops the exact solver, and the next call works."""
+    """Ctrl-C stops the exact solver, which takes most of a minute here, and the next call works."""
     code = """
 import _thread, threading, time, numpy as np, entropic
 rng = np.random.default_rng(0)
@@ -736,7 +736,7 @@ try:
     entropic.minimum_entropy_coupling(p, q, method="exact")
     print("finished")
 except KeyboardInterrupt:
-    print("stopped", time.perf_counter() - start < 2, entropic.minimum_entropy_coupling(p, q, method="greedy").verify())
+    print("stopped", time.perf_counter() - start < 10, entropic.minimum_entropy_coupling(p, q, method="greedy").verify())
 """
     assert run_python(code).stdout.split() == ["stopped", "True", "True"]
 

@@ -7,7 +7,6 @@
 // A subtree with a root in p has D >= 0, and one with a root in q has D <= 0; where D = 0 there is no edge.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <vector>
 
 #include "coupling_parts.hpp"
@@ -37,23 +36,16 @@ class SubsetProgram {
   }
 
   bool solve() {
-    std::vector<Set> by_size(all_);
-    std::iota(by_size.begin(), by_size.end(), Set(1));
-    const auto size = [](Set s) {
-      int count = 0;
-      for (; s; s &= s - 1) ++count;
-      return count;
-    };
-    std::stable_sort(by_size.begin(), by_size.end(), [&](Set a, Set b) { return size(a) < size(b); });
+    std::vector<std::vector<Set>> by_size(atoms_ + 1);
+    for (Set s = 1; s <= all_; ++s) by_size[size(s)].push_back(s);
     // Sets of one size need smaller ones only.
-    for (std::size_t first = 0, end; first < by_size.size(); first = end) {
-      const int own = size(by_size[first]);
-      for (end = first; end < by_size.size() && size(by_size[end]) == own;) ++end;
+    for (std::size_t own = 1; own <= atoms_; ++own) {
+      const std::vector<Set>& sets = by_size[own];
       constexpr std::size_t block = 64;
-      const index_t units = static_cast<index_t>((end - first + block - 1) / block);
-      const bool finished = for_units(units, static_cast<index_t>(end - first) << own, [&](index_t unit) {
-        const std::size_t from = first + static_cast<std::size_t>(unit) * block;
-        for (std::size_t k = from; k < std::min(from + block, end); ++k) fill(by_size[k]);
+      const index_t units = static_cast<index_t>((sets.size() + block - 1) / block);
+      const bool finished = for_units(units, static_cast<index_t>(sets.size()) << own, [&](index_t unit) {
+        const std::size_t from = static_cast<std::size_t>(unit) * block;
+        for (std::size_t k = from; k < std::min(from + block, sets.size()); ++k) fill(sets[k]);
       });
       if (!finished || work_stopped()) return false;
     }
@@ -63,6 +55,11 @@ class SubsetProgram {
   void write(Cells& cells) const { write_forest(all_, 0, -1, cells); }
 
  private:
+  static std::size_t size(Set s) {
+    std::size_t count = 0;
+    for (; s; s &= s - 1) ++count;
+    return count;
+  }
   static int lowest(Set s) {
     int bit = 0;
     for (; !(s & 1); s >>= 1) ++bit;
