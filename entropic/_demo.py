@@ -274,7 +274,9 @@ def _spectral_part(images: np.ndarray) -> tuple[list[Row], Drawing]:
     def draw(figure: Any) -> None:
         ax = figure.subplots()
         for i, power in enumerate((1, 2, 4)):
-            lower, value, upper = (np.array([getattr(c, part)[i] for c in curves]) for part in _INTERVAL)
+            lower, value, upper = (
+                np.array([getattr(c, part)[i] for c in curves]) for part in ("lower", "value", "upper")
+            )
             ax.fill_between(levels, lower, upper, alpha=0.3)
             ax.plot(levels, value, marker="o", ms=3, label=f"t = {power}")
         ax.set_xlabel("noise added to pixels of 0 to 16")
@@ -283,9 +285,6 @@ def _spectral_part(images: np.ndarray) -> tuple[list[Row], Drawing]:
         figure.suptitle("Diffusion spectral entropy of 1,797 digits", fontsize=10)
 
     return rows, draw
-
-
-_INTERVAL = ("lower", "value", "upper")
 
 
 def run_demo(output: str, stream: TextIO) -> int:

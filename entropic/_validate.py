@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -124,6 +125,19 @@ def check_number(func: str, name: str, x: Any) -> float:
         return float(x)
     except OverflowError:
         raise ValueError(f"{func}: `{name}` must be in the range of float64, got {x!r}") from None
+
+
+def check_positive(func: str, name: str, x: Any) -> float:
+    value = check_number(func, name, x)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{func}: `{name}` must be positive and finite, got {x!r}")
+    return value
+
+
+def check_flag(func: str, name: str, x: Any) -> bool:
+    if not isinstance(x, bool | np.bool_):
+        raise TypeError(f"{func}: `{name}` must be a boolean, got {x!r}")
+    return bool(x)
 
 
 def check_integer(func: str, name: str, x: Any, least: int) -> int:

@@ -736,6 +736,7 @@ ERRORS = [
     (lambda: entropic.von_neumann_entropy([[0, 1], [0, 1]]), ValueError, "von_neumann_entropy: `rho` must be symmetric"),
     (lambda: entropic.von_neumann_entropy([[1, 0], [0, -1]]), ValueError, "`rho` must not have negative eigenvalues, got -1"),
     (lambda: entropic.effective_rank(X, power=0), ValueError, "effective_rank: `power` must be positive"),
+    (lambda: entropic.effective_rank(X, power=math.inf), ValueError, "effective_rank: `power` must be positive and finite"),
     (lambda: entropic.truncated_matrix_entropy(X, 0), ValueError, "truncated_matrix_entropy: `k` must be at least 1"),
     (lambda: entropic.spectral_decay(X[:1]), ValueError, "spectral_decay: a slope needs at least two eigenvalues"),
     (lambda: entropic.coding_rate(X, eps=0), ValueError, "coding_rate: `eps` must be positive and finite"),

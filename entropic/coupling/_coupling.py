@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _core
 from .._backend import Array, Backend
-from .._validate import check_base, check_choice, check_rng, normalize_axis
+from .._validate import check_base, check_choice, check_flag, check_rng, normalize_axis
 from ._masses import Masses, as_masses
 
 _METHODS = ("greedy", "portfolio", "exact", "auto")
@@ -42,8 +42,7 @@ def check_functional(func: str, base: Any, order: Any, tsallis: Any) -> Function
     scale = math.log(2) / check_base(func, base)
     if isinstance(order, bool) or not isinstance(order, int | float | np.integer | np.floating):
         raise TypeError(f"{func}: `order` must be a number, got {order!r}")
-    if not isinstance(tsallis, bool | np.bool_):
-        raise TypeError(f"{func}: `tsallis` must be a boolean, got {tsallis!r}")
+    check_flag(func, "tsallis", tsallis)
     value = float(order)
     if not value >= 0 or (value != 1 and abs(value - 1) < 1e-6) or (tsallis and math.isinf(value)):
         raise ValueError(

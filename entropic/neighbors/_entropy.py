@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array
-from .._validate import check_base, check_choice, check_number
+from .._validate import check_base, check_choice, check_flag, check_number
 from ..logits import logmeanexp
 from ._search import METRICS, Space, as_samples, check_neighbors, samples_backend
 from ._ties import check_ties, digamma, jitter, report_ties
@@ -151,8 +151,7 @@ def entropy_problem(
 
 def check_order(func: str, order: Any, tsallis: Any, orders: np.ndarray) -> float:
     q = check_number(func, "order", order)
-    if not isinstance(tsallis, bool | np.bool_):
-        raise TypeError(f"{func}: `tsallis` must be a boolean, got {tsallis!r}")
+    check_flag(func, "tsallis", tsallis)
     if not 0 <= q < math.inf or (q != 1 and abs(q - 1) < 1e-6):
         raise ValueError(f"{func}: `order` must be 1, or not negative and at least 1e-6 from 1, got {order!r}")
     if q != 1 and not q < orders.min() + 1:

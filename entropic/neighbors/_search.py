@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _core
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
-from .._validate import check_choice, check_integer
+from .._validate import check_choice, check_flag, check_integer
 from ..logits._functions import check_real
 
 METRICS = ("euclidean", "manhattan", "chebyshev")
@@ -96,9 +96,7 @@ class Space:
 
     def nearest(self, k: int, q: np.ndarray | None = None, exclude: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Distances and numbers (queries, k) of the nearest, those at most `exclude` places away left out."""
-        queries = None if q is None else self._scaled(q)
-        far, fine = self._far(queries), self._fine or (self._squares and queries is not None and _is_fine(queries))
-        kept = queries if queries is None or not far.any() else np.where(far[:, None], 0.0, queries)
+        kept, far, fine = self._queries(q)
         distances, numbers = self._index.nearest(kept, k, self.metric, exclude)
         again = far | (fine & (distances[:, 0] < _SMALL))
         distances = np.ldexp(distances, -self.exponent) if self.exponent else distances
@@ -122,23 +120,29 @@ class Space:
         self, radii: np.ndarray, *, strict: bool = True, q: np.ndarray | None = None, exclude: int = 0
     ) -> np.ndarray:
         """How many points lie within each query's radius."""
-        queries, reach = None if q is None else self._scaled(q), self._scaled(radii)
-        far, fine = self._far(queries), self._fine or (self._squares and queries is not None and _is_fine(queries))
-        kept = queries if queries is None or not far.any() else np.where(far[:, None], 0.0, queries)
+        (kept, far, fine), reach = self._queries(q), self._scaled(radii)
         counts: np.ndarray = self._index.count(kept, reach, self.metric, strict, exclude)
         for rows, exact in self._pairs(np.flatnonzero(far | (fine & (reach < _SMALL))), q, exclude):
             limit = radii[rows, None]
             counts[rows] = ((exact < limit) if strict else (exact <= limit)).sum(axis=1)
         return counts
 
-    def _far(self, queries: np.ndarray | None) -> np.ndarray:
-        """Queries that are so far from all points that their squares leave the range; all, where distances lose digits.
+    def _queries(self, q: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray, bool]:
+        """Scaled queries, which of them are searched pair by pair, and whether small distances are too.
 
-        Those below the smallest normal number are rounded when they are scaled back.
+        That is for those that are so far from all points that their squares leave the range, in whose place the origin
+        is searched, and for all where distances lose digits: those below the smallest normal number are rounded when
+        they are scaled back.
         """
-        if queries is None or not self._squares:
-            return np.full(1, self.exponent > _SUBNORMAL)
-        return np.asarray((np.abs(queries) > 1 / _SMALL).any(axis=1) | (self.exponent > _SUBNORMAL))
+        everything = np.full(1, self.exponent > _SUBNORMAL)
+        if q is None:
+            return None, everything, self._fine
+        scaled = self._scaled(q)
+        if not self._squares:
+            return scaled, everything, False
+        far = (np.abs(scaled) > 1 / _SMALL).any(axis=1)
+        kept = np.where(far[:, None], 0.0, scaled) if far.any() else scaled
+        return kept, far | everything, self._fine or _is_fine(scaled)
 
     def _pairs(self, rows: np.ndarray, q: np.ndarray | None, exclude: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Some queries at a time with their distances to all points, inf to those that are left out."""
@@ -265,8 +269,7 @@ def count_within(
     """
     func = "count_within"
     check_choice(func, "metric", metric, METRICS)
-    if not isinstance(strict, bool | np.bool_):
-        raise TypeError(f"{func}: `strict` must be a boolean, got {strict!r}")
+    check_flag(func, "strict", strict)
     backend = samples_backend(func, x=x, y=y, radii=radii)
     centres = as_samples(func, "x", x, 0 if y is not None else 1)
     given = to_numpy(func, "radii", radii)

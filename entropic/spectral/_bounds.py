@@ -90,7 +90,7 @@ def tail_interval(top: np.ndarray, tail: Tail, t: float) -> tuple[float, float]:
     return lower, max(lower, upper)
 
 
-def _entropy(u: np.ndarray) -> float:
+def entropy_of(u: np.ndarray) -> float:
     """log sum u - sum u log u / sum u."""
     u = u[u > 0]
     total = u.sum()
@@ -128,7 +128,7 @@ def compressed_interval(ritz: np.ndarray, square_trace: float, n: int, t: float)
     most = (squares[1] + slack) ** (t / 2) - powers[1]
     raised = powers.copy()
     raised[1] += most
-    least = _entropy(raised) if t == 2 else min(_entropy(powers), _entropy(raised))
+    least = entropy_of(raised) if t == 2 else min(entropy_of(powers), entropy_of(raised))
     return least, max(least, _filled(powers, most, n))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
-from .._validate import check_integer
+from .._validate import check_flag, check_integer
 from ..logits._functions import cast, check_real, float_dtype
 
 # Rows that are multiplied at a time: what float32 sums lose is bounded by this many terms.
@@ -30,12 +30,6 @@ def as_rows(func: str, name: str, x: Array, least: int = 1) -> np.ndarray:
     return rows
 
 
-def _flag(func: str, name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{func}: `{name}` must be a boolean, got {value!r}")
-    return bool(value)
-
-
 @dataclass(frozen=True)
 class Rows:
     """Rows z (..., n, d) that were made of x by taking off their mean and dividing each by its norm, as asked for."""
@@ -46,19 +40,24 @@ class Rows:
     norms: np.ndarray | None
     center: bool
 
-    def gram(self) -> tuple[np.ndarray, bool]:
-        """The smaller of z' z and z z' in float64, and whether it is the first."""
+    @property
+    def tall(self) -> bool:
+        """Is z' z the smaller side?"""
+        return bool(self.z.shape[-1] <= self.z.shape[-2])
+
+    def gram(self) -> np.ndarray:
+        """The smaller of z' z and z z', in float64."""
         n, d = self.z.shape[-2:]
-        if d > n:
+        if not self.tall:
             wide = self.z.astype(np.float64, copy=False)
-            return wide @ np.swapaxes(wide, -1, -2), False
+            return np.asarray(wide @ np.swapaxes(wide, -1, -2))
         if self.z.dtype == np.float64:
-            return np.swapaxes(self.z, -1, -2) @ self.z, True
+            return np.asarray(np.swapaxes(self.z, -1, -2) @ self.z)
         total = np.zeros((*self.z.shape[:-2], d, d))
         for first in range(0, n, _CHUNK):
             chunk = self.z[..., first : first + _CHUNK, :]
             total += np.swapaxes(chunk, -1, -2) @ chunk
-        return total, True
+        return total
 
     def pull(self, to_z: np.ndarray) -> np.ndarray:
         """The gradient to x from that to z."""
@@ -75,7 +74,7 @@ class Rows:
 def rows_of(func: str, x: Array, center: Any, normalize: Any, *, name: str = "x", least: int = 1) -> Rows:
     backend = backend_of(func, **{name: x})
     refuse_cuda(func, backend, name)
-    center, normalize = _flag(func, "center", center), _flag(func, "normalize", normalize)
+    center, normalize = check_flag(func, "center", center), check_flag(func, "normalize", normalize)
     given = as_rows(func, name, x, least)
     z = given
     if center:
@@ -140,7 +139,7 @@ class CovarianceStream:
     def __init__(self, d: int, *, center: bool = False, normalize: bool = False, mean: Array | None = None) -> None:
         func = "CovarianceStream"
         size = check_integer(func, "d", d, 1)
-        self.center, self.normalize = _flag(func, "center", center), _flag(func, "normalize", normalize)
+        self.center, self.normalize = check_flag(func, "center", center), check_flag(func, "normalize", normalize)
         if self.center and self.normalize:
             raise ValueError(f"{func}: with `normalize` give the `mean` of an earlier pass instead of `center`")
         self._offset = np.zeros(size)

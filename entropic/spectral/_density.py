@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array
-from .._validate import check_base, check_number
+from .._validate import check_base, check_flag, check_positive
 from ..logits import logsumexp, softmax
 from ..neighbors._search import as_samples, check_same_dimension, check_same_length, samples_backend
 from ..transport._geometry import Geometry, PointCloud, as_geometry
@@ -103,16 +103,10 @@ def pull_others(sums: RowSums, weights: np.ndarray) -> np.ndarray:
 
 
 def _check_sigma(func: str, name: str, sigma: Any) -> float:
-    value = check_number(func, name, sigma)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{func}: `{name}` must be positive and finite, got {sigma!r}")
+    value = check_positive(func, name, sigma)
     if not 1e-150 < value < 1e150:
         raise ValueError(f"{func}: `{name}` must be between 1e-150 and 1e150, got {sigma!r}")
     return value
-
-
-def _total(logs: np.ndarray) -> float:
-    return float(logsumexp(logs))
 
 
 # ---- Cauchy-Schwarz --------------------------------------------------------------------------------------------------
@@ -134,14 +128,7 @@ class Term:
         return np.asarray(sum(sign * each for sign, each in zip(self.signs, logs, strict=True)))
 
     def value(self) -> float:
-        return self.factor * _total(self.exponents())
-
-
-def _two_samples(func: str, x: Array, y: Array, least: int) -> tuple[np.ndarray, np.ndarray]:
-    samples_backend(func, x=x, y=y)
-    first, second = as_samples(func, "x", x, least), as_samples(func, "y", y, least)
-    check_same_dimension(func, ("x", "y"), first, second)
-    return first, second
+        return self.factor * float(logsumexp(self.exponents()))
 
 
 def divergence_terms(
@@ -150,9 +137,10 @@ def divergence_terms(
     """Terms, their constant, and the logarithm of the base."""
     func = "cauchy_schwarz_divergence"
     log_base = check_base(func, base)
-    if not isinstance(unbiased, bool | np.bool_):
-        raise TypeError(f"{func}: `unbiased` must be a boolean, got {unbiased!r}")
-    a, b = _two_samples(func, x, y, 2 if unbiased else 1)
+    check_flag(func, "unbiased", unbiased)
+    samples_backend(func, x=x, y=y)
+    a, b = (as_samples(func, name, array, 2 if unbiased else 1) for name, array in (("x", x), ("y", y)))
+    check_same_dimension(func, ("x", "y"), a, b)
     width = 4 * _check_sigma(func, "sigma", sigma) ** 2
     n, m = len(a), len(b)
     terms = [Term(-2.0, (row_sums(a, b, width),), (1.0,))]
@@ -236,7 +224,7 @@ def information_terms(
 
 
 def _pairs(func: str, names: tuple[str, ...], arrays: Any, widths: Any) -> list[tuple[np.ndarray, float]]:
-    """Centred samples of equal length with their widths."""
+    """Samples of equal length with their widths."""
     samples_backend(func, **dict(zip(names, arrays, strict=True)))
     samples = [as_samples(func, name, array) for name, array in zip(names, arrays, strict=True)]
     check_same_length(func, names, samples)
@@ -383,8 +371,7 @@ class DensityProblem:
 def kde_problem(x: Array, *, sigma: Any, leave_one_out: Any = True, base: Any = None) -> DensityProblem:
     func = "kde_entropy"
     log_base = check_base(func, base)
-    if not isinstance(leave_one_out, bool | np.bool_):
-        raise TypeError(f"{func}: `leave_one_out` must be a boolean, got {leave_one_out!r}")
+    check_flag(func, "leave_one_out", leave_one_out)
     samples_backend(func, x=x)
     samples = as_samples(func, "x", x, 2 if leave_one_out else 1)
     width = _check_sigma(func, "sigma", sigma)
@@ -439,10 +426,22 @@ def kde_entropy(x: Array, *, sigma: float, leave_one_out: bool = True, base: flo
     return kde_problem(x, sigma=sigma, leave_one_out=leave_one_out, base=base).value()
 
 
-def mixture_problems(
-    means: Array, *, sigma: Any, weights: Any = None, base: Any = None
-) -> tuple[RowSums, RowSums, np.ndarray, float, float]:
-    """Row sums of both bounds, weights, the components' entropy, and the logarithm of the base."""
+@dataclass(frozen=True)
+class MixtureProblem:
+    """Row sums of both bounds, the components' weights and their entropy."""
+
+    lower: RowSums
+    upper: RowSums
+    shares: np.ndarray
+    own: float
+    log_base: float
+
+    def value(self) -> tuple[float, float]:
+        lower, upper = ((self.own - float(self.shares @ s.logs)) / self.log_base for s in (self.lower, self.upper))
+        return lower, upper
+
+
+def mixture_problem(means: Array, *, sigma: Any, weights: Any = None, base: Any = None) -> MixtureProblem:
     func = "mixture_entropy"
     log_base = check_base(func, base)
     samples_backend(func, means=means)
@@ -457,7 +456,7 @@ def mixture_problems(
         samples, shares = samples[shares > 0], shares[shares > 0] / shares.sum()
     own = d / 2 * (math.log(2 * math.pi) + 1) + d * math.log(width)
     lower, upper = (row_sums(samples, samples, factor * width**2, shares) for factor in (8, 2))
-    return lower, upper, shares, own, log_base
+    return MixtureProblem(lower, upper, shares, own, log_base)
 
 
 def mixture_entropy(
@@ -503,6 +502,4 @@ def mixture_entropy(
     >>> round(lower - 1.4189385, 6), round(upper - 1.4189385, 6)  # one bit more than one component: log(2)
     (0.693147, 0.693147)
     """
-    lower, upper, shares, own, log_base = mixture_problems(means, sigma=sigma, weights=weights, base=base)
-    first, second = ((own - float(shares @ sums.logs)) / log_base for sums in (lower, upper))
-    return first, second
+    return mixture_problem(means, sigma=sigma, weights=weights, base=base).value()

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._backend import Array, backend_of, refuse_cuda, to_numpy
 from .._errors import ConvergenceWarning
-from .._validate import check_base, check_choice, check_integer, check_number, check_rng
+from .._validate import check_base, check_choice, check_integer, check_number, check_positive, check_rng
 from ..logits._functions import check_real
 from ..neighbors._search import Space, as_samples, check_neighbors
 from ._lanczos import BlockLanczos
@@ -38,11 +38,8 @@ _MEDIAN_POINTS = 2048
 
 
 @dataclass(frozen=True)
-class DSEResult:
-    """Diffusion spectral entropy with an interval around it; ``float(result)`` is the value.
-
-    For an array `t` the value and both bounds are arrays of its shape.
-    """
+class _Result:
+    """A value and an interval around it; for an array `t` both bounds and it are arrays of its shape."""
 
     value: Any
     lower: Any
@@ -53,8 +50,6 @@ class DSEResult:
     """Is the interval as narrow as `tol`?"""
     t: Any
     sigma: float | None
-    eigenvalues: np.ndarray = field(repr=False)
-    """All of them ("dense"), or approximations of the largest in magnitude, which come first."""
 
     def __float__(self) -> float:
         return float(self.value)
@@ -64,23 +59,16 @@ class DSEResult:
 
 
 @dataclass(frozen=True)
-class DSMIResult:
-    """Diffusion spectral mutual information with the interval of its sum; ``float(result)`` is the value."""
+class DSEResult(_Result):
+    """Diffusion spectral entropy with an interval around it; ``float(result)`` is the value."""
 
-    value: Any
-    lower: Any
-    upper: Any
-    method: str
-    """That of the largest class's spectrum."""
-    converged: bool
-    t: Any
-    sigma: float | None
+    eigenvalues: np.ndarray = field(repr=False)
+    """All of them ("dense"), or approximations of the largest in magnitude, which come first."""
 
-    def __float__(self) -> float:
-        return float(self.value)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.value, dtype=dtype)
+@dataclass(frozen=True)
+class DSMIResult(_Result):
+    """Diffusion spectral mutual information with the interval of its sum; `method` is that of the largest class."""
 
 
 # ---- what calls have in common ---------------------------------------------------------------------------------------
@@ -94,18 +82,28 @@ class Kernel:
     sigma: float | None
     k: int
 
-    def affinity(self, x: np.ndarray) -> Affinity:
+    def affinity(self, func: str, x: np.ndarray) -> Affinity:
         if self.name == "gaussian":
             assert self.sigma is not None
             return point_affinity(x, self.sigma * math.sqrt(2), positive=True)
         if self.name == "knn":
             return GraphAffinity(Space(x, "euclidean").nearest(self.k)[1])
         if self.name == "adaptive":
-            return point_affinity(x, Space(x, "euclidean").nearest(self.k)[0][:, -1], positive=False)
+            return point_affinity(x, _adaptive_widths(func, x, self.k), positive=False)
         return MatrixAffinity(x, positive=False)
 
     def of_part(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return np.asarray(x[np.ix_(rows, rows)] if self.name == "precomputed" else x[rows])
+
+
+def _adaptive_widths(func: str, x: np.ndarray, k: int) -> np.ndarray:
+    widths = Space(x, "euclidean").nearest(k)[0][:, -1]
+    if not widths.all():
+        raise ValueError(
+            f"{func}: {int((widths == 0).sum())} points have {k} or more others at the same place, where the "
+            'adaptive width is 0: raise `k`, or take kernel="gaussian"'
+        )
+    return np.asarray(widths)
 
 
 def check_sigma(func: str, sigma: Any, x: np.ndarray) -> float:
@@ -121,10 +119,7 @@ def check_sigma(func: str, sigma: Any, x: np.ndarray) -> float:
         if not 0 < width < math.inf:
             raise ValueError(f'{func}: sigma="median" is {width}, for more than half of all pairs: give a number')
         return width
-    width = check_number(func, "sigma", sigma)
-    if not 0 < width < math.inf:
-        raise ValueError(f"{func}: `sigma` must be positive and finite, got {sigma!r}")
-    return width
+    return check_positive(func, "sigma", sigma)
 
 
 def check_affinity(func: str, x: np.ndarray) -> np.ndarray:
@@ -147,15 +142,7 @@ def check_kernel(func: str, x: Array, kernel: Any, sigma: Any, k: Any) -> tuple[
         return check_affinity(func, points), Kernel(kernel, None, 0)
     if kernel == "gaussian":
         return points, Kernel(kernel, check_sigma(func, sigma, points), 0)
-    count = check_neighbors(func, k, len(points) - 1)
-    if kernel == "adaptive":
-        widths = Space(points, "euclidean").nearest(count)[0][:, -1]
-        if not widths.all():
-            raise ValueError(
-                f"{func}: {int((widths == 0).sum())} points have {count} or more others at the same place, where the "
-                'adaptive width is 0: raise `k`, or take kernel="gaussian"'
-            )
-    return points, Kernel(kernel, None, count)
+    return points, Kernel(kernel, None, check_neighbors(func, k, len(points) - 1))
 
 
 def check_times(func: str, t: Any, method: str) -> np.ndarray:
@@ -207,7 +194,7 @@ class Problem:
             return Spectrum(value, lower, upper, "dense", np.zeros(0), True)
         dense = (times[later] < 1).any() or (self.method == "auto" and len(x) <= dense_first)
         found = spectrum_of(
-            self.func, self.kernel.affinity(x), None if self.kernel.name == "precomputed" else x, self.alpha,
+            self.func, self.kernel.affinity(self.func, x), None if self.kernel.name == "precomputed" else x, self.alpha,
             times[later], "dense" if dense else self.method, self.tol * self.log_base, self.rng,
         )  # fmt: skip
         value[later], lower[later], upper[later] = found.value, found.lower, found.upper
@@ -571,7 +558,7 @@ def diffusion_spectrum(
         raise ValueError(f"{func}: `count` must be at most {n}, the number of points, got {wanted}")
     generator = check_rng(func, 0 if rng is None else rng)
     limit = _check_tol(func, tol)
-    affinity = stored(kept.affinity(points))
+    affinity = stored(kept.affinity(func, points))
     functions = first_functions(None if kernel == "precomputed" else points, affinity, generator)
     diffusion = Diffusion(func, affinity, _check_alpha(func, alpha), functions)
     values, vectors, residuals = _largest(diffusion, wanted, limit)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
-from .._validate import check_base, check_integer, check_number
+from .._validate import check_base, check_integer, check_number, check_positive
 from ._covariance import CovarianceStream, Rows, as_rows, rows_of
 
 # Eigenvalues (..., m) of a symmetric matrix, ascending, to a value (...) and its derivatives (..., m).
@@ -157,10 +157,10 @@ class MatrixProblem:
         return self.wrapped(value), (vectors * slope[..., None, :]) @ np.swapaxes(vectors, -1, -2)
 
     def pull(self, to_matrix: np.ndarray) -> np.ndarray:
+        """The gradient to the rows that were given, from that to the matrix."""
         assert self.rows is not None
         z = self.rows.z.astype(np.float64, copy=False)
-        inner = self.rows.z.shape[-1] <= self.rows.z.shape[-2]
-        return self.rows.pull(2 * (z @ to_matrix if inner else to_matrix @ z))
+        return self.rows.pull(2 * (z @ to_matrix if self.rows.tall else to_matrix @ z))
 
 
 def rows_problem(
@@ -174,7 +174,7 @@ def rows_problem(
         return MatrixProblem(backend_of(func, x=matrix), measure, None, matrix)
     center, normalize = usual[0] if center is None else center, usual[1] if normalize is None else normalize
     rows = rows_of(func, x, center, normalize)
-    return MatrixProblem(rows.backend, measure, rows, rows.gram()[0])
+    return MatrixProblem(rows.backend, measure, rows, rows.gram())
 
 
 def check_order(func: str, order: Any) -> float:
@@ -295,10 +295,8 @@ def von_neumann_entropy(rho: Array, *, order: float = 1.0, base: float | None = 
 
 def effective_rank_problem(x: Any, *, power: Any = 1.0, center: Any = None, normalize: Any = None) -> MatrixProblem:
     func = "effective_rank"
-    value = check_number(func, "power", power)
-    if not value > 0:
-        raise ValueError(f"{func}: `power` must be positive, got {power!r}")
-    return rows_problem(func, x, center, normalize, _effective_rank(value), (False, False))
+    measure = _effective_rank(check_positive(func, "power", power))
+    return rows_problem(func, x, center, normalize, measure, (False, False))
 
 
 def effective_rank(x: Any, *, power: float = 1.0, center: bool | None = None, normalize: bool | None = None) -> Any:
@@ -513,20 +511,18 @@ def spectral_decay(
 # ---- coding rates ----------------------------------------------------------------------------------------------------
 
 
-def _check_eps(func: str, eps: Any) -> float:
-    value = check_number(func, "eps", eps)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{func}: `eps` must be positive and finite, got {eps!r}")
-    return value
+def _rate_problem(func: str, rows: Rows, size: float, eps: Any, base: Any) -> MatrixProblem:
+    scale = rows.z.shape[-1] / (size * check_positive(func, "eps", eps) ** 2)
+    measure = divided(_log_det(scale), check_base(func, base))
+    return MatrixProblem(rows.backend, measure, rows, rows.gram())
 
 
-def coding_rate_problem(z: Array, *, eps: Any = 0.5, base: Any = None) -> MatrixProblem:
-    func = "coding_rate"
-    distortion, log_base = _check_eps(func, eps), check_base(func, base)
-    rows = rows_of(func, z, False, False, name="z")
-    n, d = rows.z.shape[-2:]
-    measure = divided(_log_det(d / (n * distortion**2)), log_base)
-    return MatrixProblem(rows.backend, measure, rows, rows.gram()[0])
+def rate_rows(func: str, z: Array) -> Rows:
+    return rows_of(func, z, False, False, name="z")
+
+
+def coding_rate_problem(func: str, rows: Rows, eps: Any, base: Any) -> MatrixProblem:
+    return _rate_problem(func, rows, rows.z.shape[-2], eps, base)
 
 
 def memberships_of(func: str, labels: Any, n: int) -> np.ndarray:
@@ -546,26 +542,21 @@ def memberships_of(func: str, labels: Any, n: int) -> np.ndarray:
     return weights
 
 
-def class_rates(
-    func: str, z: Array, labels: Any, eps: Any, base: Any
-) -> tuple[MatrixProblem, list[tuple[float, np.ndarray, MatrixProblem]]]:
-    """All rows, and for each class its share, the roots of its weights and its weighted rows."""
-    whole = coding_rate_problem(z, eps=eps, base=base)
-    assert whole.rows is not None
-    if whole.rows.z.ndim != 2:
-        raise ValueError(f"{func}: `z` must have shape (n, d), got {whole.rows.z.shape}")
-    n, d = whole.rows.z.shape
-    distortion, log_base = _check_eps(func, eps), check_base(func, base)
+def class_problems(
+    func: str, rows: Rows, labels: Any, eps: Any, base: Any
+) -> list[tuple[float, np.ndarray, MatrixProblem]]:
+    """For each class its share, the roots of its weights, and the problem of its weighted rows."""
+    if rows.z.ndim != 2:
+        raise ValueError(f"{func}: `z` must have shape (n, d), got {rows.z.shape}")
+    n = len(rows.z)
     classes = []
     for weights in memberships_of(func, labels, n).T:
         size = float(weights.sum())
-        if size == 0:
-            continue
-        roots = np.sqrt(weights)[:, None]
-        rows = rows_of(func, whole.rows.z * roots, False, False)
-        measure = divided(_log_det(d / (size * distortion**2)), log_base)
-        classes.append((size / n, roots, MatrixProblem(whole.backend, measure, rows, rows.gram()[0])))
-    return whole, classes
+        if size > 0:
+            roots = np.sqrt(weights)[:, None]
+            weighted = rows_of(func, rows.z * roots, False, False)
+            classes.append((size / n, roots, _rate_problem(func, weighted, size, eps, base)))
+    return classes
 
 
 def coding_rate(z: Array, *, eps: float = 0.5, labels: Any = None, base: float | None = None) -> Any:
@@ -606,11 +597,12 @@ def coding_rate(z: Array, *, eps: float = 0.5, labels: Any = None, base: float |
     >>> round(entropic.coding_rate(np.eye(4), eps=1.0, base=2), 6)  # 4 directions, 1/2 log2(1 + 1) each
     2.0
     """
+    func = "coding_rate"
+    rows = rate_rows(func, z)
     if labels is None:
-        return coding_rate_problem(z, eps=eps, base=base).value()
-    return float(
-        sum(share * problem.value() for share, _, problem in class_rates("coding_rate", z, labels, eps, base)[1])
-    )
+        return coding_rate_problem(func, rows, eps, base).value()
+    classes = class_problems(func, rows, labels, eps, base)
+    return float(sum(share * problem.value() for share, _, problem in classes))
 
 
 def coding_rate_reduction(z: Array, labels: Any, *, eps: float = 0.5, base: float | None = None) -> float:
@@ -648,5 +640,10 @@ def coding_rate_reduction(z: Array, labels: Any, *, eps: float = 0.5, base: floa
     >>> round(entropic.coding_rate_reduction(z, np.arange(100) // 50, eps=1.0), 3)
     0.144
     """
-    whole, classes = class_rates("coding_rate_reduction", z, labels, eps, base)
-    return float(whole.value() - sum(share * problem.value() for share, _, problem in classes))
+    func = "coding_rate_reduction"
+    rows = rate_rows(func, z)
+    classes = class_problems(func, rows, labels, eps, base)
+    return float(
+        coding_rate_problem(func, rows, eps, base).value()
+        - sum(share * problem.value() for share, _, problem in classes)
+    )

@@ -53,11 +53,12 @@ class Variables:
         ones = np.ones(self.n)
         return math.fsum(self._points(which).product_and_squares(ones[:, None], ones)[1])
 
-    def slope(self, which: tuple[int, ...]) -> tuple[float, np.ndarray]:
-        """The entropy and its gradient to the kernel."""
-        eigenvalues, vectors = np.linalg.eigh(self.kernel(which))
+    def slope(self, which: tuple[int, ...]) -> tuple[float, np.ndarray, np.ndarray]:
+        """The entropy, its gradient to the kernel, and the kernel."""
+        kernel = self.kernel(which)
+        eigenvalues, vectors = np.linalg.eigh(kernel)
         value, slope = divided(renyi(self.order), self.log_base)(np.maximum(eigenvalues, 0.0))
-        return float(value), (vectors * slope) @ vectors.T
+        return float(value), (vectors * slope) @ vectors.T, kernel
 
 
 def variables_of(func: str, arrays: tuple[Array, ...], sigma: Any, order: Any, kernel: Any, base: Any) -> Variables:

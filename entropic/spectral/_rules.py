@@ -13,6 +13,7 @@ from .._vjp import Pullback, cotangent_of, rule_for
 from ..logits import softmax
 from ..logits._functions import cast, float_dtype
 from . import _density, _diffusion, _matrix, _renyi
+from ._covariance import Rows
 from ._density import RowSums, Term, pull_others
 from ._matrix import MatrixProblem, shannon
 from ._operators import Affinity, Diffusion
@@ -50,12 +51,10 @@ _register(_matrix.stable_rank, _matrix.stable_rank_problem, "stable_rank")
 _register(_matrix.spectral_decay, _matrix.decay_problem, "spectral_decay")
 
 
-def _class_gradient(func: str, z: Array, labels: Any, eps: Any, base: Any) -> tuple[float, np.ndarray]:
-    """The rate of coding the classes one by one, and its gradient to z."""
-    whole, classes = _matrix.class_rates(func, z, labels, eps, base)
-    assert whole.rows is not None
-    value, grad = 0.0, np.zeros(whole.rows.z.shape)
-    for share, roots, problem in classes:
+def _class_gradient(func: str, rows: Rows, labels: Any, eps: Any, base: Any) -> tuple[float, np.ndarray]:
+    """The rate of coding the classes one by one, and its gradient to the rows."""
+    value, grad = 0.0, np.zeros(rows.z.shape)
+    for share, roots, problem in _matrix.class_problems(func, rows, labels, eps, base):
         rate, slope = problem.value_and_slope()
         value += share * rate
         grad += share * roots * problem.pull(slope)
@@ -67,10 +66,11 @@ def _coding_rate(
     z: Array, *, wrt: tuple[str, ...], eps: Any = 0.5, labels: Any = None, base: Any = None
 ) -> tuple[Any, Pullback]:
     func = "coding_rate"
+    rows = _matrix.rate_rows(func, z)
     if labels is not None:
-        value, grad = _class_gradient(func, z, labels, eps, base)
+        value, grad = _class_gradient(func, rows, labels, eps, base)
         return value, lambda g: (_as_given(grad * cotangent_of(func, g, ()), z),)
-    problem = _matrix.coding_rate_problem(z, eps=eps, base=base)
+    problem = _matrix.coding_rate_problem(func, rows, eps, base)
     rates, slope = problem.value_and_slope()
 
     def pullback(g: Any) -> tuple[Any, ...]:
@@ -84,8 +84,9 @@ def _coding_rate_reduction(
     z: Array, *, wrt: tuple[str, ...], labels: Any, eps: Any = 0.5, base: Any = None
 ) -> tuple[Any, Pullback]:
     func = "coding_rate_reduction"
-    inner, to_inner = _class_gradient(func, z, labels, eps, base)
-    whole = _matrix.coding_rate_problem(z, eps=eps, base=base)
+    rows = _matrix.rate_rows(func, z)
+    inner, to_inner = _class_gradient(func, rows, labels, eps, base)
+    whole = _matrix.coding_rate_problem(func, rows, eps, base)
     value, slope = whole.value_and_slope()
     grad = whole.pull(slope) - to_inner
     return value - inner, lambda g: (_as_given(grad * cotangent_of(func, g, ()), z),)
@@ -120,7 +121,7 @@ class _DenseEntropy:
 
     def __init__(self, problem: _diffusion.Problem, x: np.ndarray) -> None:
         self.problem, self.x = problem, x
-        self.affinity = problem.kernel.affinity(x)
+        self.affinity = problem.kernel.affinity(problem.func, x)
         self.diffusion = Diffusion(problem.func, self.affinity, problem.alpha)
         self.eigenvalues, self.vectors = np.linalg.eigh(self.diffusion.dense())
         self.times = np.atleast_1d(problem.times)
@@ -196,20 +197,15 @@ def _diffusion_spectral_mutual_information(
 
 
 def _renyi_gradients(variables: _renyi.Variables, parts: list[tuple[float, tuple[int, ...]]]) -> Any:
-    """Value and gradients of sum factor * entropy over sets of the variables."""
-    value = 0.0
-    grads = [np.zeros(x.shape) for x in variables.samples or variables.matrices or []]
+    """Value and gradients of sum factor * entropy over sets of variables with Gaussian kernels."""
+    samples = variables.samples
+    assert samples is not None
+    value, grads = 0.0, [np.zeros(x.shape) for x in samples]
     for factor, which in parts:
-        entropy, slope = variables.slope(which)
+        entropy, slope, kernel = variables.slope(which)
         value += factor * entropy
-        weights = factor * slope * variables.kernel(which)
         for i in which:
-            if variables.samples is None:
-                assert variables.matrices is not None
-                rest = np.prod([variables.matrices[j] for j in which if j != i], axis=0)
-                grads[i] += factor * slope * rest
-            else:
-                grads[i] += _through_kernel(variables.samples[i], weights, variables.widths[i])
+            grads[i] += _through_kernel(samples[i], factor * slope * kernel, variables.widths[i])
     return value, grads
 
 
@@ -326,14 +322,13 @@ def _kde_entropy(
 @rule_for(_density.mixture_entropy)
 def _mixture_entropy(means: Array, *, wrt: tuple[str, ...], sigma: Any, base: Any = None) -> tuple[Any, Pullback]:
     func = "mixture_entropy"
-    value = _density.mixture_entropy(means, sigma=sigma, base=base)
-    lower, upper, shares, _, log_base = _density.mixture_problems(means, sigma=sigma, base=base)
+    problem = _density.mixture_problem(means, sigma=sigma, base=base)
 
     def pullback(g: Any) -> tuple[Any, ...]:
         def pulled(sums: RowSums, rate: float) -> np.ndarray:
-            return np.asarray(sum(sums.pull(-rate / log_base * shares)))
+            return np.asarray(sum(sums.pull(-rate / problem.log_base * problem.shares)))
 
-        rates = cotangent_of(func, g, (2,))
-        return (_as_given(pulled(lower, float(rates[0])) + pulled(upper, float(rates[1])), means),)
+        lower, upper = (float(rate) for rate in cotangent_of(func, g, (2,)))
+        return (_as_given(pulled(problem.lower, lower) + pulled(problem.upper, upper), means),)
 
-    return value, pullback
+    return problem.value(), pullback

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ._bounds import Tail, compressed_interval, tail_interval, widened
+from ._bounds import Tail, compressed_interval, entropy_of, tail_interval, widened
 from ._lanczos import BlockLanczos, quadratures
 from ._operators import Affinity, Diffusion, MatrixAffinity, first_functions, stored
 
@@ -32,22 +32,9 @@ class Spectrum:
     converged: bool
 
 
-def entropies(eigenvalues: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """-sum p log p with p = |lambda|^t / sum |lambda|^t, for each t; |lambda|^0 is 1 for every eigenvalue."""
-    magnitudes = np.abs(eigenvalues)
-    logs = np.log(magnitudes, where=magnitudes > 0, out=np.full(magnitudes.shape, -np.inf))
-    values = np.zeros(len(times))
-    for i, t in enumerate(times):
-        weights = magnitudes**t
-        total = weights.sum()
-        some = weights > 0
-        values[i] = math.log(total) - t * float((weights[some] * logs[some]).sum()) / total if t else math.log(total)
-    return values
-
-
 def dense_spectrum(diffusion: Diffusion, times: np.ndarray) -> Spectrum:
     eigenvalues = np.linalg.eigvalsh(diffusion.dense())[::-1]
-    values = entropies(eigenvalues, times)
+    values = np.array([entropy_of(np.abs(eigenvalues) ** t) for t in times])
     return Spectrum(values, values, values, "dense", eigenvalues, True)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from .._backend import Array, Backend, backend_of, to_numpy
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
-from .._validate import check_integer, check_number, check_rng
+from .._validate import check_integer, check_number, check_positive, check_rng
 from ..logits import logsumexp
 from ..logits._functions import cast
 from ._geometry import Geometry, PointCloud
@@ -435,11 +435,9 @@ def low_rank_sinkhorn(
     """
     func = "low_rank_sinkhorn"
     columns = check_integer(func, "rank", rank, 1)
-    strength, length = check_number(func, "eps", eps), check_number(func, "gamma", gamma)
+    strength, length = check_number(func, "eps", eps), check_positive(func, "gamma", gamma)
     if not 0 <= strength < math.inf:
         raise ValueError(f"{func}: `eps` must be at least 0 and finite, got {eps!r}")
-    if not 0 < length < math.inf:
-        raise ValueError(f"{func}: `gamma` must be positive and finite, got {gamma!r}")
     tol, limit = check_tol(func, tol), check_max_iter(func, max_iter, 1000)
     check_callback(func, callback)
     generator = None if rng is None else check_rng(func, rng)

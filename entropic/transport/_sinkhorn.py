@@ -15,7 +15,7 @@ from .. import _core
 from .._backend import Array, backend_of, library_of, refuse_cuda, to_numpy
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
-from .._validate import check_number
+from .._validate import check_number, check_positive
 from ._geometry import (
     Geometry,
     Grid,
@@ -112,10 +112,7 @@ def check_constraints(func: str, rho: Any, relaxation: str, mass: Any) -> Constr
     if mass is not None:
         if rho is not None:
             raise ValueError(f"{func}: `mass` and `rho` exclude each other")
-        value = check_number(func, "mass", mass)
-        if not 0 < value < math.inf:
-            raise ValueError(f"{func}: `mass` must be positive and finite, got {mass!r}")
-        return Constraints((_CAPPED, 0.0, 0.0), (_CAPPED, 0.0, 0.0), value)
+        return Constraints((_CAPPED, 0.0, 0.0), (_CAPPED, 0.0, 0.0), check_positive(func, "mass", mass))
     if rho is None:
         if relaxation == "range":
             raise ValueError(f"{func}: `rho` must be the pair (lowest, highest factor) for relaxation 'range'")

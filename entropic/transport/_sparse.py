@@ -14,7 +14,7 @@ import numpy as np
 from .._backend import Array, Backend
 from .._errors import ConvergenceWarning
 from .._progress import Watch, check_callback, watching
-from .._validate import check_integer, check_number
+from .._validate import check_integer, check_positive
 from ..logits._functions import cast
 from ._geometry import Geometry, PointCloud, as_geometry, as_masses
 from ._one_dimensional import check_totals
@@ -374,9 +374,7 @@ def sparse_transport(
     True
     """
     func = "sparse_transport"
-    most, strength = check_integer(func, "k", k, 1), check_number(func, "gamma", gamma)
-    if not 0 < strength < math.inf:
-        raise ValueError(f"{func}: `gamma` must be positive and finite, got {gamma!r}")
+    most, strength = check_integer(func, "k", k, 1), check_positive(func, "gamma", gamma)
     tol, limit = check_tol(func, tol), check_max_iter(func, max_iter, 2000)
     check_callback(func, callback)
     geometry, mass_a, mass_b = read_single(func, cost, a, b)
