@@ -73,27 +73,34 @@ py::object logsumexp_quick(const py::array& a, const py::object& axis, bool keep
 
 // Fields of the states as one array (fields, ...): a structure of arrays is what NumPy can work on.
 template <class State>
-Dense<double> unpack(const std::vector<State>& states, std::vector<py::ssize_t> shape) {
-  shape.insert(shape.begin(), 3);
-  Dense<double> out(shape);
-  const index_t n = static_cast<index_t>(states.size());
-  double* to = out.mutable_data();
-  for (index_t i = 0; i < n; ++i) {
-    double field[3];
-    std::memcpy(field, &states[static_cast<std::size_t>(i)], sizeof(field));
-    for (int f = 0; f < 3; ++f) to[f * n + i] = field[f];
-  }
-  return out;
+constexpr int kFieldsOf = sizeof(State) / sizeof(double);
+
+template <class State>
+void put_state(const State& state, Dense<double>& fields, index_t i) {
+  constexpr int count = kFieldsOf<State>;
+  const index_t n = fields.size() / count;
+  double field[count];
+  std::memcpy(field, &state, sizeof(field));
+  for (int f = 0; f < count; ++f) fields.mutable_data()[f * n + i] = field[f];
 }
 
 template <class State>
 State state_at(const Dense<double>& fields, index_t i) {
-  const index_t n = fields.size() / 3;
-  const double* from = fields.data();
+  constexpr int count = kFieldsOf<State>;
+  const index_t n = fields.size() / count;
+  double field[count];
+  for (int f = 0; f < count; ++f) field[f] = fields.data()[f * n + i];
   State state;
-  const double field[3] = {from[i], from[n + i], from[2 * n + i]};
   std::memcpy(&state, field, sizeof(field));
   return state;
+}
+
+template <class State>
+Dense<double> unpack(const std::vector<State>& states, std::vector<py::ssize_t> shape) {
+  shape.insert(shape.begin(), kFieldsOf<State>);
+  Dense<double> out(shape);
+  for (std::size_t i = 0; i < states.size(); ++i) put_state(states[i], out, static_cast<index_t>(i));
+  return out;
 }
 
 Dense<double> reduce_states(const py::array& a, std::uint64_t axes) {
@@ -106,6 +113,49 @@ Dense<double> reduce_states(const py::array& a, std::uint64_t axes) {
   }
   raise_if_interrupted(finished);
   return unpack(states, kept_shape(a, axes, false));
+}
+
+// States of the rows along `axis`, in order: one inverse temperature a row, and if wanted a value a column, in the type
+// that the array is computed in, and a column a row (-1: none).
+Dense<double> token_states(const py::array& a, int axis, const Dense<double>& inverse,
+                           const std::optional<Dense<index_t>>& targets, const std::optional<py::array>& values) {
+  const std::uint64_t axes = std::uint64_t(1) << axis;
+  cpu::View view = view_of(a, axes);
+  cpu::collapse(view.outer);
+  cpu::collapse(view.inner);
+  const index_t rows = view.rows(), cols = view.cols();
+  if (inverse.size() != rows || (targets && targets->size() != rows))
+    throw std::invalid_argument("one inverse temperature and target a row");
+  if (targets)
+    for (index_t i = 0; i < rows; ++i)
+      if (targets->data()[i] >= cols) throw std::invalid_argument("target out of range");
+  const cpu::DType wanted = cpu::computes_in_f32(view.dtype) ? cpu::DType::f32 : cpu::DType::f64;
+  if (values && (values->size() != cols || dtype_of(*values) != wanted || !(values->flags() & py::array::c_style)))
+    throw std::invalid_argument("one value a column, adjacent, in the type of the sums");
+  std::vector<TokenSum> states(static_cast<std::size_t>(rows));
+  bool finished;
+  {
+    MaybeReleaseGil released(a.size());
+    finished = cpu::reduce_tokens(view, inverse.data(), values ? values->data() : nullptr,
+                                  targets ? targets->data() : nullptr, states.data());
+  }
+  raise_if_interrupted(finished);
+  return unpack(states, kept_shape(a, axes, false));
+}
+
+// The values of states, (kTokenValues, ...).
+Dense<double> finish_tokens(const Dense<double>& fields) {
+  const index_t n = fields.size() / kTokenFields;
+  std::vector<py::ssize_t> shape(fields.shape(), fields.shape() + fields.ndim());
+  shape[0] = kTokenValues;
+  Dense<double> out(shape);
+  for (index_t i = 0; i < n; ++i) {
+    const TokenSum s = state_at<TokenSum>(fields, i);
+    double value[kTokenValues];
+    cpu::active().finish_tokens(&s, value);
+    for (int v = 0; v < kTokenValues; ++v) out.mutable_data()[v * n + i] = value[v];
+  }
+  return out;
 }
 
 // a and b have one shape. Returns the fields of the real sums, and for complex input those of the imaginary ones.
@@ -134,28 +184,19 @@ std::vector<Dense<double>> reduce_signed(const py::array& a, const std::optional
 }
 
 // Merges states elementwise, in place.
-void merge_states(Dense<double> a, const Dense<double>& b) {
+template <class State, class Merge>
+void merge_fields(Dense<double>& a, const Dense<double>& b, Merge merge) {
   if (a.size() != b.size()) throw std::invalid_argument("states differ in size");
-  const index_t n = a.size() / 3;
-  double* to = a.mutable_data();
-  for (index_t i = 0; i < n; ++i) {
-    const LogSum s = cpu::active().merge(state_at<LogSum>(a, i), state_at<LogSum>(b, i));
-    to[i] = s.m;
-    to[n + i] = s.r;
-    to[2 * n + i] = s.t;
-  }
+  for (index_t i = 0; i < a.size() / kFieldsOf<State>; ++i)
+    put_state(merge(state_at<State>(a, i), state_at<State>(b, i)), a, i);
 }
 
+void merge_states(Dense<double> a, const Dense<double>& b) { merge_fields<LogSum>(a, b, cpu::active().merge); }
+
+void merge_tokens(Dense<double> a, const Dense<double>& b) { merge_fields<TokenSum>(a, b, cpu::active().merge_tokens); }
+
 void merge_signed(Dense<double> a, const Dense<double>& b) {
-  if (a.size() != b.size()) throw std::invalid_argument("states differ in size");
-  const index_t n = a.size() / 3;
-  double* to = a.mutable_data();
-  for (index_t i = 0; i < n; ++i) {
-    const SignedSum s = cpu::active().merge_signed(state_at<SignedSum>(a, i), state_at<SignedSum>(b, i));
-    to[i] = s.m;
-    to[n + i] = s.hi;
-    to[2 * n + i] = s.lo;
-  }
+  merge_fields<SignedSum>(a, b, cpu::active().merge_signed);
 }
 
 Dense<double> finish_states(const Dense<double>& fields, int value) {
@@ -289,6 +330,10 @@ void register_logits(py::module_& m) {
   m.def("reduce", &reduce, "a"_a, "axes"_a, "keepdims"_a, "value"_a);
   m.def("reduce_states", &reduce_states, "a"_a, "axes"_a);
   m.def("reduce_signed", &reduce_signed, "a"_a, "b"_a, "axes"_a, "is_complex"_a);
+  m.def("token_states", &token_states, "a"_a, "axis"_a, py::arg("inverse").noconvert(), py::arg("targets").noconvert(),
+        py::arg("values").noconvert());
+  m.def("finish_tokens", &finish_tokens, py::arg("fields").noconvert());
+  m.def("merge_tokens", &merge_tokens, py::arg("a").noconvert(), py::arg("b").noconvert());
   m.def("merge_states", &merge_states, py::arg("a").noconvert(), py::arg("b").noconvert());
   m.def("merge_signed", &merge_signed, py::arg("a").noconvert(), py::arg("b").noconvert());
   m.def("finish_states", &finish_states, py::arg("fields").noconvert(), "value"_a);

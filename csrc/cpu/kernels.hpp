@@ -18,6 +18,8 @@ struct FamilyKernels {
   // and t have room for 16 lanes more. The sums are r + r_low.
   void (*push_lanes)(const T* x, index_t ld, index_t rows, index_t lanes, bool with_t, T* m, double* r, double* r_low,
                      double* t);
+  // Folds n scores, the first of which is number `first` of its row; `values` are theirs, or null.
+  void (*push_tokens)(const T* x, const T* values, index_t n, index_t first, TokenSum* s);
   // out[i] = value of state i.
   void (*finish)(Value value, const LogSum* s, index_t count, double n, T* out);
   // Writes n scores of one row, under its state's m and the coefficients a, b; `stream` bypasses the cache.
@@ -106,6 +108,9 @@ struct Kernels {
   FamilyKernels<float> f32;
   FamilyKernels<double> f64;
   LogSum (*merge)(LogSum, LogSum);
+  TokenSum (*merge_tokens)(TokenSum, TokenSum);
+  // The kTokenValues values of a state.
+  void (*finish_tokens)(const TokenSum* s, double* values);
   double (*prepare_signed)(double* a, const double* b, index_t n);
   void (*push_signed)(double* a, const double* b, index_t n, SignedSum* s);
   SignedSum (*merge_signed)(SignedSum, SignedSum);

@@ -31,6 +31,48 @@ bool reduce_states_as(const View& x, LogSum* out) {
   return reduce_rows(StoredScore<T>(x), LogSumReducer<T>(active(), true), copy_to(out));
 }
 
+// A stored array whose rows are never lanes: each is folded in its own order.
+template <class T>
+class WholeRows {
+ public:
+  explicit WholeRows(const View& view) : score_(view), rows_(view.rows()), cols_(view.cols()) {}
+  Plan plan() const { return row_plan(rows_, cols_); }
+  template <class Reducer>
+  void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
+    for (index_t i = 0; i < count; ++i)
+      score_.each_row_tile(first + i, col, cols, [&](index_t, index_t n, const T* x) { reducer.row(i, x, n); });
+  }
+  index_t first_nan(index_t row) const {
+    index_t found = -1;
+    score_.each_row_tile(row, 0, cols_, [&](index_t col, index_t n, const T* x) {
+      for (index_t j = 0; j < n && found < 0; ++j)
+        if (std::isnan(x[j])) found = col + j;
+    });
+    return found;
+  }
+
+ private:
+  StoredScore<T> score_;
+  index_t rows_, cols_;
+};
+
+template <class T>
+bool reduce_tokens_as(const View& x, const double* inverse, const T* values, const index_t* targets, TokenSum* out) {
+  const WholeRows<T> score(x);
+  return reduce_rows(score, TokenReducer<T>(active(), inverse, values),
+                     [&](index_t first, index_t count, const TokenSum* states) {
+                       for (index_t i = 0; i < count; ++i) {
+                         const index_t row = first + i;
+                         TokenSum& s = out[row] = states[i];
+                         if (std::isnan(s.r)) s.argmax = static_cast<double>(score.first_nan(row));
+                         if (!targets || targets[row] < 0) continue;
+                         T target;
+                         load_span(x, x.data + x.outer.offset(row), x.inner, targets[row], 1, &target);
+                         s.target = static_cast<double>(target);
+                       }
+                     });
+}
+
 // m and the coefficients a, b of `Write` for one row.
 struct Coefficients {
   double m, a, b;
@@ -230,7 +272,7 @@ class TopReducer {
  public:
   using State = double;
   explicit TopReducer(const Kernels& kernels) : kernels_(kernels) {}
-  void begin(index_t, index_t count) { std::fill_n(tops_, count, -HUGE_VAL); }
+  void begin(index_t, index_t count, index_t) { std::fill_n(tops_, count, -HUGE_VAL); }
   void row(index_t i, double* a, const double* b, index_t n) {
     tops_[i] = std::max(tops_[i], kernels_.prepare_signed(a, b, n));
   }
@@ -239,7 +281,7 @@ class TopReducer {
 
  private:
   const Kernels& kernels_;
-  double tops_[64];
+  double tops_[kMostWholeRows];
 };
 
 // Sums under maxima that are known: were they raised on the way, equal terms of opposite sign on either side of the
@@ -249,7 +291,7 @@ class SignedReducer {
   using State = SignedSum;
   SignedReducer(const Kernels& kernels, const double* tops) : kernels_(kernels), tops_(tops) {}
   SignedReducer(const SignedReducer& other) : SignedReducer(other.kernels_, other.tops_) {}
-  void begin(index_t first, index_t count) {
+  void begin(index_t first, index_t count, index_t) {
     for (index_t i = 0; i < count; ++i) states_[i] = SignedSum{tops_[first + i], 0, 0};
   }
   void row(index_t i, double* a, const double* b, index_t n) { kernels_.push_signed(a, b, n, &states_[i]); }
@@ -259,7 +301,7 @@ class SignedReducer {
  private:
   const Kernels& kernels_;
   const double* tops_;
-  SignedSum states_[64];
+  SignedSum states_[kMostWholeRows];
 };
 
 bool reduce_weighted(const View& x, const View* b, WeightedScore::Part part, SignedSum* out) {
@@ -391,7 +433,7 @@ bool reduce_wide_segments(const View& x, const index_t* ids, index_t segments, L
     alignas(64) T tile[kLaneSteps * (width + 16)];
     const index_t ld = lane_stride(count), last = end[static_cast<std::size_t>(segment + 1)];
     LogSumReducer<T> reducer(active(), false);
-    reducer.begin(0, count);
+    reducer.begin(0, count, 0);
     for (index_t k = end[static_cast<std::size_t>(segment)]; k < last; k += kLaneSteps) {
       if (work_stopped()) return;
       const index_t steps = std::min(kLaneSteps, last - k);
@@ -489,6 +531,11 @@ bool reduce_values(const View& x, Value value, void* out) {
 
 bool reduce_states(const View& x, LogSum* out) {
   return computes_in_f32(x.dtype) ? reduce_states_as<float>(x, out) : reduce_states_as<double>(x, out);
+}
+
+bool reduce_tokens(const View& x, const double* inverse, const void* values, const index_t* targets, TokenSum* out) {
+  if (computes_in_f32(x.dtype)) return reduce_tokens_as(x, inverse, static_cast<const float*>(values), targets, out);
+  return reduce_tokens_as(x, inverse, static_cast<const double*>(values), targets, out);
 }
 
 bool reduce_signed(const View& x, const View* b, SignedSum* out) {

@@ -13,6 +13,9 @@ bool computes_in_f32(DType dtype);
 // One value a row; `out` holds rows elements of the compute type.
 bool reduce_values(const View& x, Value value, void* out);
 bool reduce_states(const View& x, LogSum* out);
+// Token statistics at one inverse temperature a row. `values` holds one value a column, in the compute type, or is
+// null; `targets` one column a row, -1 for none, or is null. The order of the columns counts.
+bool reduce_tokens(const View& x, const double* inverse, const void* values, const index_t* targets, TokenSum* out);
 // sum b exp(x), with b (same rows and columns) or without; the second form also fills the imaginary part's states
 // where x or b is complex.
 bool reduce_signed(const View& x, const View* b, SignedSum* out);

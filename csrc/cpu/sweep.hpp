@@ -4,7 +4,7 @@
 // (`plan`) and hands the tiles of a unit of work to a reducer: `reducer.row(i, x, n)` for n adjacent scores of the
 // unit's row i, or, where neighbouring rows are adjacent in memory, `reducer.lanes(x, ld, steps, n)` for the unit's n
 // rows at `steps` columns. A *reducer* holds the states of one unit's rows, from
-// `begin(first_row, count)` to `states()`.
+// `begin(first_row, count, first_col)` to `states()`.
 #pragma once
 
 #include <algorithm>
@@ -46,8 +46,10 @@ struct Plan {
 // Long rows are folded in segments of this many scores, in order.
 constexpr index_t kSegment = 65536;
 
+constexpr index_t kMostWholeRows = 64;  // of a unit, where rows are not lanes
+
 inline Plan row_plan(index_t rows, index_t cols) {
-  const index_t unit_rows = std::clamp<index_t>(kSegment / std::max<index_t>(cols, 1), 1, 64);
+  const index_t unit_rows = std::clamp<index_t>(kSegment / std::max<index_t>(cols, 1), 1, kMostWholeRows);
   return Plan{rows, cols, rows, unit_rows, kSegment};
 }
 
@@ -84,7 +86,7 @@ bool reduce_rows(const Score& score, const Reducer& prototype, Finish finish) {
   const Plan plan = score.plan();
   const index_t segments = plan.segments(), units = plan.row_units(), elements = plan.rows * plan.cols;
   const auto visit = [&](Reducer& reducer, index_t unit, index_t seg) {
-    reducer.begin(plan.first_row(unit), plan.row_count(unit));
+    reducer.begin(plan.first_row(unit), plan.row_count(unit), plan.first_col(seg));
     score.visit(plan.first_row(unit), plan.row_count(unit), plan.first_col(seg), plan.col_count(seg), reducer);
     return reducer.states();
   };
@@ -129,7 +131,7 @@ class LogSumReducer {
   // Each unit makes its own from a prototype, whose states mean nothing and are not copied.
   LogSumReducer(const LogSumReducer& other) : kernels_(other.kernels_), with_t_(other.with_t_) {}
 
-  void begin(index_t, index_t count) {
+  void begin(index_t, index_t count, index_t) {
     count_ = count;
     started_ = lanes_used_ = false;
   }
@@ -167,6 +169,37 @@ class LogSumReducer {
   LogSum states_[kUnitRows<T>];
   T m_[kUnitRows<T> + kPad];
   double r_[kUnitRows<T> + kPad], low_[kUnitRows<T> + kPad], t_[kUnitRows<T> + kPad];
+};
+
+// The token statistics of a unit's rows, whose columns are folded in order.
+template <class T>
+class TokenReducer {
+ public:
+  using State = TokenSum;
+  // One inverse temperature a row, and one value a column or null.
+  TokenReducer(const Kernels& kernels, const double* inverse, const T* values)
+      : kernels_(kernels), inverse_(inverse), values_(values) {}
+  TokenReducer(const TokenReducer& other) : TokenReducer(other.kernels_, other.inverse_, other.values_) {}
+
+  void begin(index_t first, index_t count, index_t first_col) {
+    for (index_t i = 0; i < count; ++i) {
+      states_[i] = TokenSum{-HUGE_VAL, 0, 0, 0, 0, 0, 0, -1, inverse_[first + i], NAN};
+      at_[i] = first_col;
+    }
+  }
+  void row(index_t i, const T* x, index_t n) {
+    kernels_.of<T>().push_tokens(x, values_ ? values_ + at_[i] : nullptr, n, at_[i], &states_[i]);
+    at_[i] += n;
+  }
+  const TokenSum* states() const { return states_; }
+  TokenSum merged(TokenSum a, TokenSum b) const { return kernels_.merge_tokens(a, b); }
+
+ private:
+  const Kernels& kernels_;
+  const double* inverse_;
+  const T* values_;
+  TokenSum states_[kMostWholeRows];
+  index_t at_[kMostWholeRows];
 };
 
 // ---- scores ------------------------------------------------------------------------------------------------------

@@ -267,7 +267,7 @@ class Problem {
     std::vector<double> h(static_cast<std::size_t>(ld_), -HUGE_VAL);
     for (index_t j = 0; j < m_; ++j) h[static_cast<std::size_t>(j)] = g_[static_cast<std::size_t>(j)] + std::log(b_[j]);
     LogSumReducer<double> reducer(active(), false);
-    reducer.begin(0, 1);
+    reducer.begin(0, 1, 0);
     SoftminScore<T, Cost>(cost_, h.data(), inv_eps).visit(i, 1, 0, m_, reducer);
     const LogSum s = reducer.states()[0];
     return -(s.m + std::log1p(s.r));

@@ -4,6 +4,7 @@
 #include "../simd.hpp"
 #include "entropic/metrics.hpp"
 #include "entropic/reducers.hpp"
+#include "entropic/tokens.hpp"
 #include "set.hpp"
 
 namespace entropic {
@@ -22,6 +23,18 @@ void push_lanes_of(const T* x, index_t ld, index_t rows, index_t lanes, bool wit
                    double* t) {
   if (with_t) push_lane_rows<NativePack<T>, true>(x, ld, rows, lanes, m, r, r_low, t);
   else push_lane_rows<NativePack<T>, false>(x, ld, rows, lanes, m, r, r_low, t);
+}
+
+template <class T>
+void push_tokens_of(const T* x, const T* values, index_t n, index_t first, TokenSum* s) {
+  using P = NativePack<T>;
+  if (s->inverse == 1) {
+    if (values) TokenFold<P, false, true>(*s).push(x, values, n, first);
+    else TokenFold<P, false, false>(*s).push(x, values, n, first);
+  } else {
+    if (values) TokenFold<P, true, true>(*s).push(x, values, n, first);
+    else TokenFold<P, true, false>(*s).push(x, values, n, first);
+  }
 }
 
 template <class T>
@@ -162,6 +175,8 @@ void log1p_array(const T* x, index_t n, T* out) {
 }
 
 LogSum merge_states(LogSum a, LogSum b) { return merge(a, b); }
+TokenSum merge_token_states(TokenSum a, TokenSum b) { return merge(a, b); }
+void finish_token_state(const TokenSum* s, double* values) { finish(*s, values); }
 SignedSum merge_signed_states(SignedSum a, SignedSum b) { return merge(a, b); }
 double log_abs_of(double hi, double lo) { return log_abs(hi, lo); }
 SignedSum to_signed_of(LogSum s) { return to_signed(s); }
@@ -183,9 +198,9 @@ void scan_lanes(double* x, index_t ld, index_t rows, index_t lanes, double* m, d
 }
 
 // A macro and not a constexpr template: the address of a template's variable would be a weak symbol.
-#define ENTROPIC_FAMILY(T)                                                               \
-  {push_row_of<T>,  push_lanes_of<T>,  finish_of<T>, write_row_of<T>, write_lanes_of<T>, \
-   transpose_of<T>, metric_tile_of<T>, exp_array<T>, log_array<T>,    log1p_array<T>}
+#define ENTROPIC_FAMILY(T)                                                                                  \
+  {push_row_of<T>,  push_lanes_of<T>,  push_tokens_of<T>, finish_of<T>, write_row_of<T>, write_lanes_of<T>, \
+   transpose_of<T>, metric_tile_of<T>, exp_array<T>,      log_array<T>, log1p_array<T>}
 
 }  // namespace
 
@@ -197,6 +212,8 @@ const Kernels ENTROPIC_OF_SET(kernels) = {
     ENTROPIC_FAMILY(float),
     ENTROPIC_FAMILY(double),
     merge_states,
+    merge_token_states,
+    finish_token_state,
     prepare_signed_of,
     push_signed_of,
     merge_signed_states,

@@ -52,6 +52,20 @@ struct SignedSum {
   double m, hi, lo;
 };
 
+// The state of a row of categories' scores x at temperature T = 1 / inverse, d = (m - x) / T. Over all of them but one
+// maximal one, which is number `argmax` (-1: there is none):
+//   r = sum exp(-d),  t = sum exp(-d) d,  q = sum exp(-d) d^2,  s2 = sum exp(-2 d),  w = sum exp(-d) value,
+// and v is the value of that one. `target` is the score of the category that is asked for, or nan. The empty set has m
+// = -inf and zeros.
+struct TokenSum {
+  double m, r, t, q, s2, w, v, argmax, inverse, target;
+};
+constexpr int kTokenFields = 10;
+
+// What `finish` makes of it, in this order: logsumexp, entropy, log-probability of the target, the largest
+// probability, the sum of squared probabilities, the variance of the log-probability, the mean of the values.
+constexpr int kTokenValues = 7;
+
 // What `finish` makes of a log-sum state.
 enum class Value : int { logsumexp, logmeanexp, entropy };
 

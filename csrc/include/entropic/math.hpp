@@ -28,7 +28,9 @@ struct MathConstants<float> {
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   // exp(x) is handed out times 2^scale_log2, so that terms down to exp(exp_floor) stay normal: what lies below is
   // beneath half of the smallest float32 even when summed a billion times.
-  static constexpr float scale_log2 = 64.0f, scale = 18446744073709551616.0f, unscale = 5.421010862427522e-20f;
+  static constexpr float scale_log2 = 64.0f, scale = 18446744073709551616.0f, unscale = 5.421010862427522e-20f,
+                         unscale_root = 2.3283064365386963e-10f;
+  static constexpr float squarable = 40.0f;  // exp(x)^2 and exp(-x)^2 are normal, and a million times the former
   static constexpr float exp_floor = -131.0f, exp_ceiling = 100.0f;
   static constexpr float smallest_normal = 1.17549435e-38f, lift = 33554432.0f, lift_log2 = 25.0f;
 };
@@ -39,7 +41,9 @@ struct MathConstants<double> {
   static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
   static constexpr double ln2_16th_hi = 0.0433216987848936696536839, ln2_16th_lo = 1.029121848931067580e-13;
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr double scale_log2 = 256.0, scale = 1.157920892373162e+77, unscale = 8.636168555094445e-78;
+  static constexpr double scale_log2 = 256.0, scale = 1.157920892373162e+77, unscale = 8.636168555094445e-78,
+                          unscale_root = 2.938735877055719e-39;
+  static constexpr double squarable = 340.0;
   static constexpr double exp_floor = -884.0, exp_ceiling = 800.0;
   static constexpr double smallest_normal = 2.2250738585072014e-308, lift = 18014398509481984.0, lift_log2 = 54.0;
 };
@@ -135,6 +139,35 @@ ENTROPIC_INLINE P exp_scaled_difference(P& x, P m) {
   const P e = exp_shifted<P, table>(d, P(C::scale_log2));
   x = zero_unless(counts, d);
   return zero_unless(counts, fma(e, lost, e));
+}
+
+// The same of (x - m) (k + k_low): what rounding the product lost is put back as well.
+template <class P>
+ENTROPIC_INLINE P exp_scaled_multiple(P& x, P m, P k, P k_low) {
+  using C = MathConstants<typename P::Element>;
+  const P d = x - m;
+  const P back = d - x;
+  const P lost = (x - (d - back)) - (m + back);
+  const P z = d * k;
+  const P rest = fma(d, k, P(typename P::Element(0)) - z) + fma(d, k_low, lost * k);
+  const auto counts = above_or_nan(z, P(C::exp_floor));
+  const P e = exp_shifted<P, false>(z, P(C::scale_log2));
+  x = zero_unless(counts, z);
+  return zero_unless(counts, fma(e, rest, e));
+}
+
+// exp(x (k + k_low)), which must be a normal number: no digit is lost where |x k| is large, for the reduction is of the
+// exact product.
+template <bool multiplies, class P>
+ENTROPIC_INLINE P exp_of_product(P x, P k, P k_low) {
+  using C = MathConstants<typename P::Element>;
+  const P t = fma(x, multiplies ? P(C::log2e) * k : P(C::log2e), P(C::round_magic));
+  const P n = t - P(C::round_magic);
+  P f = multiplies ? fma(x, k, n * P(-C::ln2_hi)) : fma(n, P(-C::ln2_hi), x);
+  if (multiplies) f = fma(x, k_low, f);
+  f = fma(n, P(-C::ln2_lo), f);
+  const P power = add_exponent(P(typename P::Element(1)), t);
+  return fma(power * f, expm1_over_f(f, typename P::Element()), power);
 }
 
 // exp of anything: subnormal results are rounded once, large ones become inf.
