@@ -107,6 +107,10 @@ struct Kernels {
   int float_lanes;
   FamilyKernels<float> f32;
   FamilyKernels<double> f64;
+  // push_tokens for adjacent bfloat16 numbers.
+  void (*push_bfloat_tokens)(const std::uint16_t* x, index_t n, index_t first, TokenSum* s);
+  // Adjacent bfloat16 or float16 numbers as float32.
+  void (*widen_half)(const std::uint16_t* x, index_t n, bool bfloat, float* out);
   LogSum (*merge)(LogSum, LogSum);
   TokenSum (*merge_tokens)(TokenSum, TokenSum);
   // The kTokenValues values of a state.

@@ -39,8 +39,15 @@ class WholeRows {
   Plan plan() const { return row_plan(rows_, cols_); }
   template <class Reducer>
   void visit(index_t first, index_t count, index_t col, index_t cols, Reducer& reducer) const {
-    for (index_t i = 0; i < count; ++i)
+    for (index_t i = 0; i < count; ++i) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (const std::uint16_t* x = reducer.takes_bfloat() ? score_.bfloats(first + i, col, cols) : nullptr) {
+          reducer.bfloat_row(i, x, cols);
+          continue;
+        }
+      }
       score_.each_row_tile(first + i, col, cols, [&](index_t, index_t n, const T* x) { reducer.row(i, x, n); });
+    }
   }
   index_t first_nan(index_t row) const {
     index_t found = -1;

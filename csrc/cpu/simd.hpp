@@ -28,6 +28,14 @@ ENTROPIC_INLINE P load_partial_by_copy(const typename P::Element* p, index_t n, 
   return P::load(buffer);
 }
 
+// The same for half-precision numbers.
+template <class P>
+ENTROPIC_INLINE P load_half_by_copy(const std::uint16_t* p) {
+  float buffer[P::width];
+  for (int i = 0; i < P::width; ++i) buffer[i] = half_to_float(p[i]);
+  return P::load(buffer);
+}
+
 template <class P>
 ENTROPIC_INLINE double sum_of(const P& pack) {
   typename P::Element lane[P::width];
@@ -83,6 +91,16 @@ struct Pack<float> {
   static ENTROPIC_INLINE Pack load(const float* p) { return _mm_loadu_ps(p); }
   static ENTROPIC_INLINE Pack load_partial(const float* p, index_t n, float fill) {
     return load_partial_by_copy<Pack>(p, n, fill);
+  }
+  static ENTROPIC_INLINE Pack load_half(const std::uint16_t* p) { return load_half_by_copy<Pack>(p); }
+  static ENTROPIC_INLINE Pack load_bfloat(const std::uint16_t* p) {
+    const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), bits));
+  }
+  static ENTROPIC_INLINE void load_two(const BFloat* p, Pack& a, Pack& b) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    a = _mm_castsi128_ps(_mm_slli_epi32(bits, 16));
+    b = _mm_castsi128_ps(_mm_and_si128(bits, _mm_set1_epi32(static_cast<int>(0xffff0000u))));
   }
   ENTROPIC_INLINE void store(float* p) const { _mm_storeu_ps(p, v); }
   ENTROPIC_INLINE void stream(float* p) const { _mm_stream_ps(p, v); }
@@ -185,6 +203,18 @@ struct Pack<float> {
     const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
     const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);
     return _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
+  }
+  static ENTROPIC_INLINE Pack load_half(const std::uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static ENTROPIC_INLINE Pack load_bfloat(const std::uint16_t* p) {
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+  }
+  static ENTROPIC_INLINE void load_two(const BFloat* p, Pack& a, Pack& b) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    a = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+    b = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
   }
   ENTROPIC_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
   ENTROPIC_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
@@ -293,6 +323,18 @@ struct Pack<float> {
   static ENTROPIC_INLINE Pack load(const float* p) { return _mm512_loadu_ps(p); }
   static ENTROPIC_INLINE Pack load_partial(const float* p, index_t n, float fill) {
     return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), static_cast<__mmask16>((1u << n) - 1), p);
+  }
+  static ENTROPIC_INLINE Pack load_half(const std::uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static ENTROPIC_INLINE Pack load_bfloat(const std::uint16_t* p) {
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+  }
+  static ENTROPIC_INLINE void load_two(const BFloat* p, Pack& a, Pack& b) {
+    const __m512i bits = _mm512_loadu_si512(p);
+    a = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    b = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
   }
   ENTROPIC_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   ENTROPIC_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
@@ -404,6 +446,15 @@ struct Pack<float> {
   static ENTROPIC_INLINE Pack load(const float* p) { return vld1q_f32(p); }
   static ENTROPIC_INLINE Pack load_partial(const float* p, index_t n, float fill) {
     return load_partial_by_copy<Pack>(p, n, fill);
+  }
+  static ENTROPIC_INLINE Pack load_half(const std::uint16_t* p) { return load_half_by_copy<Pack>(p); }
+  static ENTROPIC_INLINE Pack load_bfloat(const std::uint16_t* p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+  }
+  static ENTROPIC_INLINE void load_two(const BFloat* p, Pack& a, Pack& b) {
+    const uint32x4_t bits = vreinterpretq_u32_u16(vld1q_u16(reinterpret_cast<const std::uint16_t*>(p)));
+    a = vreinterpretq_f32_u32(vshlq_n_u32(bits, 16));
+    b = vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(0xffff0000u)));
   }
   ENTROPIC_INLINE void store(float* p) const { vst1q_f32(p, v); }
   ENTROPIC_INLINE void stream(float* p) const { vst1q_f32(p, v); }

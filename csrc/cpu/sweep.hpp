@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -191,6 +192,11 @@ class TokenReducer {
     kernels_.of<T>().push_tokens(x, values_ ? values_ + at_[i] : nullptr, n, at_[i], &states_[i]);
     at_[i] += n;
   }
+  bool takes_bfloat() const { return !values_; }
+  void bfloat_row(index_t i, const std::uint16_t* x, index_t n) {
+    kernels_.push_bfloat_tokens(x, n, at_[i], &states_[i]);
+    at_[i] += n;
+  }
   const TokenSum* states() const { return states_; }
   TokenSum merged(TokenSum a, TokenSum b) const { return kernels_.merge_tokens(a, b); }
 
@@ -250,6 +256,11 @@ class StoredScore {
       each_row_tile(first + i, col, cols, [&](index_t, index_t n, const T* x) { reducer.row(i, x, n); });
   }
 
+  // A span of a row's bfloat16 numbers where they lie adjacent in memory, else null.
+  const std::uint16_t* bfloats(index_t row, index_t col, index_t cols) const {
+    return halves(view_.data + view_.outer.offset(row), col, cols, DType::bf16);
+  }
+
   // f(column, n, scores): all of a span at once where it lies ready in memory, else tiles of kTile.
   template <class F>
   void each_row_tile(index_t row, index_t col, index_t cols, F f) const {
@@ -262,7 +273,7 @@ class StoredScore {
         f(j, n, reinterpret_cast<const T*>(base + view_.inner.offset(j)));
       } else {
         n = std::min(kTile, cols - done);
-        load_span(view_, base, view_.inner, j, n, buffer);
+        load_tile(base, j, n, buffer);
         f(j, n, static_cast<const T*>(buffer));
       }
       done += n;
@@ -297,6 +308,21 @@ class StoredScore {
  private:
   enum class Walk { rows, lanes, transposed };
   static constexpr index_t kShortRow = 32, kShortRows = 256;  // rows this short are lanes, so many to a unit
+
+  // Elements j to j + n of a row. Half types have a kernel, for they are as common as float32.
+  void load_tile(const char* base, index_t j, index_t n, T* out) const {
+    if constexpr (std::is_same_v<T, float>) {
+      const bool bfloat = view_.dtype == DType::bf16;
+      if (const std::uint16_t* from = halves(base, j, n, bfloat ? DType::bf16 : DType::f16))
+        return active().widen_half(from, n, bfloat, out);
+    }
+    load_span(view_, base, view_.inner, j, n, out);
+  }
+  // The same where they lie adjacent in a half type, else null.
+  const std::uint16_t* halves(const char* base, index_t j, index_t n, DType dtype) const {
+    const bool adjacent = view_.is_native(dtype) && view_.inner.last_stride() == 2 && view_.inner.run(j) >= n;
+    return adjacent ? reinterpret_cast<const std::uint16_t*>(base + view_.inner.offset(j)) : nullptr;
+  }
 
   void gather_lanes(index_t first, index_t count, index_t col, index_t steps, T* buffer, index_t ld) const {
     if (walk_ == Walk::lanes) {

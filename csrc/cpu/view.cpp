@@ -5,23 +5,11 @@
 #include <cstring>
 #include <numeric>
 
+#include "entropic/scalar.hpp"
+
 namespace entropic {
 namespace cpu {
 namespace {
-
-float half_to_float(std::uint16_t h) {
-  // The exponent is moved by a multiplication, which also gets subnormals right; inf and nan are put back.
-  const std::uint32_t magnitude = static_cast<std::uint32_t>(h & 0x7fffu) << 13;
-  float value;
-  std::memcpy(&value, &magnitude, 4);
-  value *= 5.192296858534828e33f;  // 2^112
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if ((h & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u;
-  bits |= static_cast<std::uint32_t>(h & 0x8000u) << 16;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
 
 std::uint16_t float_to_half(float x) {
   std::uint32_t bits;
@@ -41,13 +29,6 @@ std::uint16_t float_to_half(float x) {
   return static_cast<std::uint16_t>(sign | ((bits - 0x38000000u + 0xfffu + odd) >> 13));
 }
 
-float bfloat_to_float(std::uint16_t b) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(b) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
 std::uint16_t float_to_bfloat(float x) {
   std::uint32_t bits;
   std::memcpy(&bits, &x, 4);
@@ -57,9 +38,6 @@ std::uint16_t float_to_bfloat(float x) {
 
 // Storage types that need a conversion of their own.
 struct Half {
-  std::uint16_t bits;
-};
-struct BFloat {
   std::uint16_t bits;
 };
 

@@ -174,6 +174,26 @@ void log1p_array(const T* x, index_t n, T* out) {
   each_pack<NativePack<T>>(x, n, out, [](NativePack<T> v) { return log1p(v); });
 }
 
+void widen_half(const std::uint16_t* x, index_t n, bool bfloat, float* out) {
+  using P = NativePack<float>;
+  index_t j = 0;
+  if (bfloat) {
+    for (; j + P::width <= n; j += P::width) P::load_bfloat(x + j).store(out + j);
+    for (; j < n; ++j) out[j] = bfloat_to_float(x[j]);
+  } else {
+    for (; j + P::width <= n; j += P::width) P::load_half(x + j).store(out + j);
+    for (; j < n; ++j) out[j] = half_to_float(x[j]);
+  }
+}
+
+void push_bfloat_tokens(const std::uint16_t* x, index_t n, index_t first, TokenSum* s) {
+  using P = NativePack<float>;
+  const auto* scores = reinterpret_cast<const BFloat*>(x);
+  float buffer[TokenFold<P, false, false>::kHead];
+  if (s->inverse == 1) TokenFold<P, false, false>(*s).push(scores, nullptr, n, first, buffer);
+  else TokenFold<P, true, false>(*s).push(scores, nullptr, n, first, buffer);
+}
+
 LogSum merge_states(LogSum a, LogSum b) { return merge(a, b); }
 TokenSum merge_token_states(TokenSum a, TokenSum b) { return merge(a, b); }
 void finish_token_state(const TokenSum* s, double* values) { finish(*s, values); }
@@ -211,6 +231,8 @@ const Kernels ENTROPIC_OF_SET(kernels) = {
     NativePack<float>::width,
     ENTROPIC_FAMILY(float),
     ENTROPIC_FAMILY(double),
+    push_bfloat_tokens,
+    widen_half,
     merge_states,
     merge_token_states,
     finish_token_state,

@@ -36,6 +36,20 @@ ENTROPIC_INLINE To bit_cast(From from) {
   return to;
 }
 
+ENTROPIC_INLINE float half_to_float(std::uint16_t h) {
+  // The exponent is moved by a multiplication, which also gets subnormals right; inf and nan are put back.
+  const float moved = bit_cast<float>(static_cast<std::uint32_t>(h & 0x7fffu) << 13) * 5.192296858534828e33f;  // 2^112
+  std::uint32_t bits = bit_cast<std::uint32_t>(moved);
+  if ((h & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u;
+  return bit_cast<float>(bits | static_cast<std::uint32_t>(h & 0x8000u) << 16);
+}
+
+// A bfloat16 number, as stored.
+struct BFloat {
+  std::uint16_t bits;
+};
+ENTROPIC_INLINE float bfloat_to_float(std::uint16_t b) { return bit_cast<float>(static_cast<std::uint32_t>(b) << 16); }
+
 template <class T>
 struct Scalar {
   using Element = T;
@@ -50,6 +64,13 @@ struct Scalar {
 
   static ENTROPIC_INLINE Scalar load(const T* p) { return *p; }
   static ENTROPIC_INLINE Scalar load_partial(const T* p, index_t, T) { return *p; }
+  static ENTROPIC_INLINE Scalar load_half(const std::uint16_t* p) { return half_to_float(*p); }
+  // Two packs of them, in any order.
+  static ENTROPIC_INLINE void load_two(const BFloat* p, Scalar& a, Scalar& b) {
+    a = bfloat_to_float(p[0].bits);
+    b = bfloat_to_float(p[1].bits);
+  }
+  static ENTROPIC_INLINE Scalar load_bfloat(const std::uint16_t* p) { return bfloat_to_float(*p); }
   ENTROPIC_INLINE void store(T* p) const { *p = v; }
   ENTROPIC_INLINE void stream(T* p) const { *p = v; }
   ENTROPIC_INLINE void widen(Wide* out) const { out[0] = Wide(static_cast<double>(v)); }

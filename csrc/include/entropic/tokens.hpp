@@ -5,6 +5,8 @@
 // the variance, which is all that is left of a second moment beside a large mean, keeps its digits in float32.
 #pragma once
 
+#include <type_traits>
+
 #include "config.hpp"
 #include "math.hpp"
 #include "reducers.hpp"
@@ -85,10 +87,21 @@ struct BlockFacts {
   double ties;
 };
 
-template <class P, bool multiplies, bool expects, Fold how>
-ENTROPIC_INLINE BlockFacts<typename P::Element> token_block(const typename P::Element* x,
-                                                            const typename P::Element* values, index_t n,
-                                                            const TokenShift<P>& shift, TokenBlocks<P>& sum) {
+template <class P>
+ENTROPIC_INLINE void load_two(const typename P::Element* x, P& a, P& b) {
+  a = P::load(x);
+  b = P::load(x + P::width);
+}
+template <class P>
+ENTROPIC_INLINE void load_two(const BFloat* x, P& a, P& b) {
+  P::load_two(x, a, b);
+}
+
+// Of bfloat16 scores there must be whole pairs of packs, and no values.
+template <class P, bool multiplies, bool expects, Fold how, class Stored>
+ENTROPIC_INLINE BlockFacts<typename P::Element> token_block(const Stored* x, const typename P::Element* values,
+                                                            index_t n, const TokenShift<P>& shift,
+                                                            TokenBlocks<P>& sum) {
   using T = typename P::Element;
   const T inf = infinity<T>();
   // Scaled terms are squared times the root of the scale, so that the sum of squares has the scale as well.
@@ -112,9 +125,10 @@ ENTROPIC_INLINE BlockFacts<typename P::Element> token_block(const typename P::El
   const auto load_value = [&](index_t j) { return expects ? P::load(values + j) : P(T(0)); };
   index_t j = 0;
   for (; j + 2 * P::width <= n; j += 2 * P::width) {
-    P e0, e1, z0, z1;
-    step(P::load(x + j), load_value(j), e0, z0);
-    step(P::load(x + j + P::width), load_value(j + P::width), e1, z1);
+    P v0, v1, e0, e1, z0, z1;
+    load_two(x + j, v0, v1);
+    step(v0, load_value(j), e0, z0);
+    step(v1, load_value(j + P::width), e1, z1);
     r = r + (e0 + e1);
     const P u0 = e0 * z0, u1 = e1 * z1;
     t = t + (u0 + u1);
@@ -122,17 +136,19 @@ ENTROPIC_INLINE BlockFacts<typename P::Element> token_block(const typename P::El
     const P h0 = squarable(e0), h1 = squarable(e1);
     s2 = s2 + fma(h0, h0, h1 * h1);
   }
-  for (; j < n; j += P::width) {
-    const index_t left = n - j;
-    const bool whole = left >= P::width;
-    P e, z;
-    step(whole ? P::load(x + j) : P::load_partial(x + j, left, -inf),
-         expects ? (whole ? P::load(values + j) : P::load_partial(values + j, left, T(0))) : P(T(0)), e, z);
-    r = r + e;
-    const P u = e * z, h = squarable(e);
-    t = t + u;
-    q = fma(u, z, q);
-    s2 = fma(h, h, s2);
+  if constexpr (std::is_same_v<Stored, T>) {
+    for (; j < n; j += P::width) {
+      const index_t left = n - j;
+      const bool whole = left >= P::width;
+      P e, z;
+      step(whole ? P::load(x + j) : P::load_partial(x + j, left, -inf),
+           expects ? (whole ? P::load(values + j) : P::load_partial(values + j, left, T(0))) : P(T(0)), e, z);
+      r = r + e;
+      const P u = e * z, h = squarable(e);
+      t = t + u;
+      q = fma(u, z, q);
+      s2 = fma(h, h, s2);
+    }
   }
   sum.add(r, t, q, s2, w);
   return {how == Fold::near ? -(P(T(0)) - least).largest() : -inf, how == Fold::apart ? inf : top.largest(),
@@ -171,12 +187,14 @@ class TokenFold {
     sum_.clear();
   }
 
-  // `first` numbers x[0] in the row.
-  ENTROPIC_INLINE void push(const T* x, const T* values, index_t n, index_t first) {
+  // `first` numbers x[0] in the row. `buffer` has room for kHead scores where they are not stored as T.
+  template <class Stored>
+  ENTROPIC_INLINE void push(const Stored* x, const T* values, index_t n, index_t first, T* buffer = nullptr) {
+    constexpr index_t step = std::is_same_v<Stored, T> ? P::width : 2 * P::width;
     index_t j = 0;
     for (; j < n && !is_finite(s_.m); j += kHead) {
       const index_t count = n - j < kHead ? n - j : kHead;
-      push_head(x + j, expects ? values + j : nullptr, count, first + j);
+      push_head(scores(x + j, count, buffer), expects ? values + j : nullptr, count, first + j);
     }
     bool near = s_.m < bound_;
     look(near ? Fold::near : Fold::below);
@@ -185,19 +203,27 @@ class TokenFold {
       const T* block_values = expects ? values + j : nullptr;
       const TokenBlocks<P> before = sum_;
       // a part of a pack is filled with -inf, which is not near
-      const BlockFacts<T> facts = near && count % P::width == 0 ? block<Fold::near>(x + j, block_values, count)
-                                                                : block<Fold::below>(x + j, block_values, count);
+      const BlockFacts<T> facts = near && count % step == 0
+                                      ? block<Fold::near>(x + j, block_values, count)
+                                      : block<Fold::below>(scores(x + j, count, buffer), block_values, count);
       const bool raised = facts.largest > static_cast<T>(s_.m);
       if (!raised && !(near && facts.least <= -bound_)) continue;
       sum_ = before;
       flush();
-      if (facts.largest == infinity<T>()) return end_at_infinity(x + j, n - j, first + j);
+      const T* again = scores(x + j, count, buffer);
+      if (facts.largest == infinity<T>()) {
+        for (; j < n; j += kBlock) {
+          const index_t left = n - j < kBlock ? n - j : kBlock;
+          look_past_infinity(scores(x + j, left, buffer), left, first + j);
+        }
+        return;
+      }
       near = near && facts.least > -bound_ && facts.largest < bound_;
       if (raised) {
-        raise(x + j, block_values, count, first + j, facts.largest);
+        raise(again, block_values, count, first + j, facts.largest);
       } else {
         look(Fold::below);
-        block<Fold::below>(x + j, block_values, count);
+        block<Fold::below>(again, block_values, count);
         flush();
       }
       look(near ? Fold::near : Fold::below);
@@ -206,8 +232,14 @@ class TokenFold {
   }
 
  private:
-  template <Fold how>
-  ENTROPIC_INLINE BlockFacts<T> block(const T* x, const T* values, index_t n) {
+  static ENTROPIC_INLINE const T* scores(const T* x, index_t, T*) { return x; }
+  static ENTROPIC_INLINE const T* scores(const BFloat* x, index_t n, T* buffer) {
+    for (index_t j = 0; j < n; ++j) buffer[j] = bfloat_to_float(x[j].bits);
+    return buffer;
+  }
+
+  template <Fold how, class Stored>
+  ENTROPIC_INLINE BlockFacts<T> block(const Stored* x, const T* values, index_t n) {
     return token_block<P, multiplies, expects, how>(x, values, n, shift_, sum_);
   }
 
@@ -223,7 +255,7 @@ class TokenFold {
       }
     }
     if (!is_finite(top) || s_.m == infinity<double>()) {
-      if (top > s_.m) return end_at_infinity(x, n, first);
+      if (top == infinity<T>() || s_.m == infinity<double>()) return look_past_infinity(x, n, first);
       if (block_has_nan<P>(x, n)) s_.r = std::numeric_limits<double>::quiet_NaN();
       return;
     }
@@ -261,8 +293,8 @@ class TokenFold {
   }
 
   // The first +inf is the maximum; of the others only nan can change what follows.
-  ENTROPIC_INLINE void end_at_infinity(const T* x, index_t n, index_t first) {
-    s_.argmax = static_cast<double>(first + find_equal(x, n, infinity<T>()));
+  ENTROPIC_INLINE void look_past_infinity(const T* x, index_t n, index_t first) {
+    if (s_.m < infinity<double>()) s_.argmax = static_cast<double>(first + find_equal(x, n, infinity<T>()));
     s_.m = infinity<double>();
     s_.r = block_has_nan<P>(x, n) ? std::numeric_limits<double>::quiet_NaN() : s_.r * 0;
   }
