@@ -50,9 +50,11 @@ from .coupling import (
     minimum_entropy_coupling_batch,
 )
 from .logits import (
+    LogitStats,
     LogSumExp,
     log_softmax,
     logcumsumexp,
+    logit_stats,
     logmeanexp,
     logsumexp,
     segment_logsumexp,
@@ -152,6 +154,7 @@ __all__ = [
     "InverseTransport",
     "IterativeCoupling",
     "LogSumExp",
+    "LogitStats",
     "LowRankTransport",
     "PointCloud",
     "SchrodingerBridge",
@@ -192,6 +195,7 @@ __all__ = [
     "local_intrinsic_dimension",
     "log_softmax",
     "logcumsumexp",
+    "logit_stats",
     "logmeanexp",
     "logsumexp",
     "low_rank_sinkhorn",

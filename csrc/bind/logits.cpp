@@ -240,8 +240,9 @@ void map_rows(const py::array& a, std::uint64_t axes, int map, const std::option
   if (a.ndim() != out.ndim() || !std::equal(a.shape(), a.shape() + a.ndim(), out.shape()))
     throw std::invalid_argument("out has another shape");
   const auto kind = static_cast<cpu::RowMap>(map);
-  const bool gradient = kind == cpu::RowMap::logsumexp_vjp || kind == cpu::RowMap::entropy_vjp;
-  if (gradient && (!cotangent || cotangent->size() != x.rows())) throw std::invalid_argument("one cotangent a row");
+  const bool gradient = kind != cpu::RowMap::softmax && kind != cpu::RowMap::log_softmax;
+  const index_t wanted = x.rows() * (kind == cpu::RowMap::linear ? 2 : 1);
+  if (gradient && (!cotangent || cotangent->size() != wanted)) throw std::invalid_argument("one cotangent a row");
   if (a.size() == 0) return;
   together(x, to);
   bool finished;

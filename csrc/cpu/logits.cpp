@@ -87,16 +87,17 @@ struct Coefficients {
 
 class RowMapper {
  public:
-  RowMapper(const Kernels& kernels, RowMap map, const double* cotangent)
-      : kernels_(kernels), map_(map), cotangent_(cotangent) {}
+  RowMapper(const Kernels& kernels, RowMap map, const double* cotangent, index_t rows)
+      : kernels_(kernels), map_(map), cotangent_(cotangent), rows_(rows) {}
 
   // Also where r alone is what is wanted to its last place, as in the log-probability of a near-certain category.
   bool precise() const { return map_ == RowMap::entropy_vjp || map_ == RowMap::log_softmax; }
   Write what() const {
     if (map_ == RowMap::log_softmax) return Write::log_probability;
-    return map_ == RowMap::entropy_vjp ? Write::weighted_probability : Write::probability;
+    const bool weighted = map_ == RowMap::entropy_vjp || map_ == RowMap::linear;
+    return weighted ? Write::weighted_probability : Write::probability;
   }
-  bool is_gradient() const { return map_ == RowMap::logsumexp_vjp || map_ == RowMap::entropy_vjp; }
+  bool is_gradient() const { return map_ != RowMap::softmax && map_ != RowMap::log_softmax; }
 
   Coefficients of(index_t row, const LogSum& s) const {
     const double share = std::isinf(s.m) && s.m > 0 ? NAN : 1.0 / (1.0 + s.r);
@@ -108,6 +109,7 @@ class RowMapper {
         const double g = cotangent_[row] * share;
         return {s.m, -g * (s.t * share), g};
       }
+      case RowMap::linear: return {s.m, cotangent_[row] * share, cotangent_[rows_ + row] * share};
     }
     return {};
   }
@@ -121,6 +123,7 @@ class RowMapper {
   const Kernels& kernels_;
   RowMap map_;
   const double* cotangent_;
+  index_t rows_;
 };
 
 // Writes one unit: rows first .. first + count, columns col .. col + cols.
@@ -206,9 +209,9 @@ class UnitWriter {
 template <class T>
 bool map_rows_as(const View& x, RowMap map, const double* cotangent, const View& out) {
   const Kernels& kernels = active();
-  const RowMapper mapper(kernels, map, cotangent);
   const StoredScore<T> score(x);
   const Plan plan = score.plan();
+  const RowMapper mapper(kernels, map, cotangent, plan.rows);
   const LogSumReducer<T> reducer(kernels, mapper.precise());
   // An output larger than the caches is written past them: its old contents need not be read.
   const bool stream = x.data != out.data && plan.rows * plan.cols * index_t(sizeof(T)) > (index_t(8) << 20);

@@ -21,9 +21,11 @@ bool reduce_tokens(const View& x, const double* inverse, const void* values, con
 bool reduce_signed(const View& x, const View* b, SignedSum* out);
 bool reduce_complex(const View& x, const View* b, SignedSum* real, SignedSum* imaginary);
 
-// What is written of each row: softmax, its logarithm, or the gradient of logsumexp or entropy times a cotangent.
-enum class RowMap : int { softmax, log_softmax, logsumexp_vjp, entropy_vjp };
-// `cotangent` holds one double a row for the gradients, and is not read for the others.
+// What is written of each row: softmax p, its logarithm, the gradient of logsumexp or entropy times a cotangent, or p
+// (a + b (m - x)), as all gradients of the log-sum state are.
+enum class RowMap : int { softmax, log_softmax, logsumexp_vjp, entropy_vjp, linear };
+// `cotangent` holds one double a row for the gradients, all a and then all b for the linear map, and is not read for
+// the others.
 bool map_rows(const View& x, RowMap map, const double* cotangent, const View& out);
 
 // Running log-sum-exp along each row.

@@ -20,11 +20,14 @@ from ._functions import (
     softmax_entropy,
 )
 from ._stream import LogSumExp
+from ._tokens import LogitStats, logit_stats
 
 __all__ = [
     "LogSumExp",
+    "LogitStats",
     "log_softmax",
     "logcumsumexp",
+    "logit_stats",
     "logmeanexp",
     "logsumexp",
     "segment_logsumexp",
