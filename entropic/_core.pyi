@@ -21,6 +21,7 @@ __all__: list[str] = [
     "cuda_build",
     "elementwise",
     "finish_states",
+    "finish_tokens",
     "force_isa",
     "get_num_threads",
     "isa_active",
@@ -32,6 +33,7 @@ __all__: list[str] = [
     "map_rows",
     "merge_signed",
     "merge_states",
+    "merge_tokens",
     "neighbor_pairs",
     "reduce",
     "reduce_dot",
@@ -40,6 +42,7 @@ __all__: list[str] = [
     "reduce_states",
     "scan",
     "set_num_threads",
+    "token_states",
     "transport_apply",
     "transport_cost_range",
     "transport_cost_rows",
@@ -170,6 +173,7 @@ def elementwise(name: str, x: numpy.ndarray) -> numpy.ndarray: ...
 def finish_states(
     fields: numpy.typing.NDArray[numpy.float64], value: typing.SupportsInt | typing.SupportsIndex
 ) -> numpy.typing.NDArray[numpy.float64]: ...
+def finish_tokens(fields: numpy.typing.NDArray[numpy.float64]) -> numpy.typing.NDArray[numpy.float64]: ...
 def force_isa(name: str) -> bool: ...
 def get_num_threads() -> int: ...
 def isa_active() -> str: ...
@@ -187,6 +191,7 @@ def map_rows(
 ) -> None: ...
 def merge_signed(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArray[numpy.float64]) -> None: ...
 def merge_states(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArray[numpy.float64]) -> None: ...
+def merge_tokens(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArray[numpy.float64]) -> None: ...
 def neighbor_pairs(
     columns: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
     pairs: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
@@ -220,6 +225,13 @@ def reduce_states(
 ) -> numpy.typing.NDArray[numpy.float64]: ...
 def scan(a: numpy.ndarray, axis: typing.SupportsInt | typing.SupportsIndex, out: numpy.ndarray) -> None: ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+def token_states(
+    a: numpy.ndarray,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    inverse: numpy.typing.NDArray[numpy.float64],
+    targets: numpy.typing.NDArray[numpy.int64] | None,
+    values: numpy.ndarray | None,
+) -> numpy.typing.NDArray[numpy.float64]: ...
 def transport_apply(
     cost: TransportCost,
     a: numpy.ndarray,

@@ -9,7 +9,7 @@ sign 0; float16 and bfloat16 are summed wide; an empty softmax is an empty array
 `keepdims` of a scalar gives a scalar.
 """
 
-from . import _rules  # noqa: F401  (registers the gradients)
+from . import _rules, _token_rules  # noqa: F401  (they register the gradients)
 from ._functions import (
     log_softmax,
     logcumsumexp,

@@ -14,7 +14,7 @@ from .._validate import axes_mask, check_base, check_out, kept_shape, normalize_
 
 # The order of Value and RowMap in csrc.
 LOGSUMEXP, LOGMEANEXP, ENTROPY = 0, 1, 2
-SOFTMAX, LOG_SOFTMAX, LOGSUMEXP_VJP, ENTROPY_VJP = 0, 1, 2, 3
+SOFTMAX, LOG_SOFTMAX, LOGSUMEXP_VJP, ENTROPY_VJP, LINEAR = 0, 1, 2, 3, 4
 
 
 def float_dtype(x: np.ndarray) -> np.dtype:

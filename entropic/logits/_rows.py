@@ -128,7 +128,7 @@ class Filters:
     def apply(self, z: np.ndarray, rows: slice, inverse: np.ndarray) -> np.ndarray:
         """A chunk with -inf wherever a category is dropped; `inverse` has each row's 1 / temperature."""
         if self.mask is not None:
-            allowed = Rows(self.mask, -1).chunk(rows.start, rows.stop)
+            allowed = Rows(self.mask, self.mask.ndim - 1).chunk(rows.start, rows.stop)
             z = np.where(allowed, z, z.dtype.type(-np.inf))
             count = allowed.sum(axis=1)
         else:

@@ -88,6 +88,9 @@ class LogitStats:
             values[1:, empty] = np.nan
         return values
 
+    def scale_of(self, name: str) -> float:
+        return self._units.scale(name)
+
     def _wrap(self, values: np.ndarray) -> Any:
         return self._backend.wrap(scalar_or_array(values))
 
@@ -231,11 +234,14 @@ class Options:
         return states
 
 
-def check_options(
-    func: str, rows: Rows, shape: tuple[int, ...], axis: int, *, targets: Any, temperature: Any, temperatures: Any,
-    mask: Any, top_k: Any, top_p: Any, drop_fraction: Any, base: Any, expect: Any, offset: Any, masked_rows: Any
-) -> Options:  # fmt: skip
-    """Of the arguments that :func:`logit_stats` and its like share."""
+def normalized_options(
+    func: str, x: np.ndarray, targets: Any, *, axis: int = -1, temperature: Any = 1.0, temperatures: Any = None,
+    mask: Any = None, top_k: Any = None, top_p: Any = None, drop_fraction: Any = None, base: Any = None,
+    expect: Any = None, offset: Any = None, masked_rows: Any = "zero"
+) -> tuple[Rows, Options]:  # fmt: skip
+    """The rows of an array of logits, and the options of a call checked against them."""
+    place = normalize_axis(func, axis, x.ndim)
+    rows = Rows(x, place)
     if offset is not None:
         offset = check_integer(func, "offset", offset, 0)
     numbers = None
@@ -253,12 +259,13 @@ def check_options(
         values = np.ascontiguousarray(values, dtype=rows.dtype)
         if not np.isfinite(values).all():
             raise ValueError(f"{func}: `expect` must be finite in {rows.dtype}")
-    return Options(
+    options = Options(
         1.0 / _all_temperatures(func, rows.batch, temperature, temperatures), temperatures is not None,
-        check_filters(func, shape, axis, mask, top_k, top_p, drop_fraction),
+        check_filters(func, x.shape, place, mask, top_k, top_p, drop_fraction),
         Units(check_base(func, base), check_choice(func, "masked_rows", masked_rows, ("zero", "nan")) == 1),
         values, numbers, offset,
     )  # fmt: skip
+    return rows, options
 
 
 def _all_temperatures(func: str, batch: tuple[int, ...], temperature: Any, temperatures: Any) -> np.ndarray:
@@ -367,12 +374,9 @@ def logit_stats(
     """
     func = "logit_stats"
     backend, x = host_real(func, "logits", logits, targets=targets, mask=mask, expect=expect)
-    place = normalize_axis(func, axis, x.ndim)
-    rows = Rows(x, place)
-    options = check_options(
-        func, rows, x.shape, place, targets=targets, temperature=temperature, temperatures=temperatures, mask=mask,
-        top_k=top_k, top_p=top_p, drop_fraction=drop_fraction, base=base, expect=expect, offset=offset,
-        masked_rows=masked_rows,
+    rows, options = normalized_options(
+        func, x, targets, axis=axis, temperature=temperature, temperatures=temperatures, mask=mask, top_k=top_k,
+        top_p=top_p, drop_fraction=drop_fraction, base=base, expect=expect, offset=offset, masked_rows=masked_rows,
     )  # fmt: skip
     return options.stats(states_of(rows, options), rows.dtype, backend)
 
