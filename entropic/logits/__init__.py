@@ -10,6 +10,8 @@ sign 0; float16 and bfloat16 are summed wide; an empty softmax is an empty array
 """
 
 from . import _rules, _token_rules  # noqa: F401  (they register the gradients)
+from ._attention import attention_entropy
+from ._cross_entropy import cross_entropy
 from ._functions import (
     log_softmax,
     logcumsumexp,
@@ -19,12 +21,17 @@ from ._functions import (
     softmax,
     softmax_entropy,
 )
+from ._linear import linear_cross_entropy, linear_logit_stats
 from ._stream import LogSumExp
 from ._tokens import LogitStats, logit_stats
 
 __all__ = [
     "LogSumExp",
     "LogitStats",
+    "attention_entropy",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "linear_logit_stats",
     "log_softmax",
     "logcumsumexp",
     "logit_stats",

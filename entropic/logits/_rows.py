@@ -99,14 +99,17 @@ def capped(x: np.ndarray, softcap: float | None, dtype: np.dtype) -> np.ndarray:
     """softcap * tanh(x / softcap) in the type of the sums."""
     if softcap is None:
         return x
-    z = np.divide(x, softcap, dtype=dtype)
-    return np.multiply(np.tanh(z, out=z), dtype.type(softcap), out=z)
+    z: np.ndarray = np.divide(x, softcap, dtype=dtype)
+    np.tanh(z, out=z)
+    z *= dtype.type(softcap)
+    return z
 
 
 def cap_slope(x: np.ndarray, softcap: float, dtype: np.dtype) -> np.ndarray:
     """d capped / dx = 1 / cosh^2 = 4 e / (1 + e)^2, e = exp(-2 |x| / softcap), whose small values keep their digits."""
     e = np.exp(-2 * np.abs(np.divide(x, softcap, dtype=dtype)))
-    return 4 * e / (1 + e) ** 2
+    slope: np.ndarray = 4 * e / (1 + e) ** 2
+    return slope
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class Filters:
         mass = np.where(np.arange(ordered.shape[1]) < count[:, None], np.nan_to_num(mass), 0.0)
         before = np.cumsum(mass, axis=1)
         total = before[:, -1:]
-        return np.maximum((before - mass < self.top_p * total).sum(axis=1), 1)
+        return np.asarray(np.maximum((before - mass < self.top_p * total).sum(axis=1), 1))
 
 
 def check_filters(

@@ -196,6 +196,7 @@ class TokenFold {
       const index_t count = n - j < kHead ? n - j : kHead;
       push_head(scores(x + j, count, buffer), expects ? values + j : nullptr, count, first + j);
     }
+    if (!is_finite(s_.m)) return;
     bool near = s_.m < bound_;
     look(near ? Fold::near : Fold::below);
     for (; j < n; j += kBlock) {
