@@ -11,7 +11,10 @@ sign 0; float16 and bfloat16 are summed wide; an empty softmax is an empty array
 
 from . import _rules, _token_rules  # noqa: F401  (they register the gradients)
 from ._attention import attention_entropy
+from ._contrast import donsker_varadhan, info_nce, nwj, plackett_luce_nll
 from ._cross_entropy import cross_entropy
+from ._divergence import divergence
+from ._entropies import entropy_change, marginal_entropy, row_entropy
 from ._functions import (
     log_softmax,
     logcumsumexp,
@@ -22,6 +25,7 @@ from ._functions import (
     softmax_entropy,
 )
 from ._linear import linear_cross_entropy, linear_logit_stats
+from ._semantic import semantic_entropy, soft_nearest_entropy
 from ._stream import LogSumExp
 from ._tokens import LogitStats, logit_stats
 
@@ -30,6 +34,10 @@ __all__ = [
     "LogitStats",
     "attention_entropy",
     "cross_entropy",
+    "divergence",
+    "donsker_varadhan",
+    "entropy_change",
+    "info_nce",
     "linear_cross_entropy",
     "linear_logit_stats",
     "log_softmax",
@@ -37,7 +45,13 @@ __all__ = [
     "logit_stats",
     "logmeanexp",
     "logsumexp",
+    "marginal_entropy",
+    "nwj",
+    "plackett_luce_nll",
+    "row_entropy",
     "segment_logsumexp",
+    "semantic_entropy",
+    "soft_nearest_entropy",
     "softmax",
     "softmax_entropy",
 ]
