@@ -62,8 +62,8 @@ def info_nce(
     similarities : array_like
         Real, shape (anchors, candidates). -inf leaves a candidate out, as an anchor's own copy.
     positives : array_like, optional
-        The candidate of each anchor, (anchors,) whole numbers; or a boolean mask (anchors, candidates) of several, whose
-        losses are averaged. By default candidate i is that of anchor i.
+        The candidate of each anchor, (anchors,) whole numbers; or a boolean mask (anchors, candidates) of several,
+        whose losses are averaged. By default candidate i is that of anchor i.
     temperature : float, optional
         Similarities are divided by it. 1 by default.
     log_weights : array_like, optional
@@ -180,8 +180,8 @@ def donsker_varadhan(scores_joint: Array, scores_product: Array) -> Any:
 
     Notes
     -----
-    By :func:`logmeanexp`, so scores of any size are fine. Time O(n). Gradients of both (:func:`entropic.vjp`): 1 / n, and
-    minus the softmax. Backends: CPU.
+    By :func:`logmeanexp`, so scores of any size are fine. Time O(n). Gradients of both (:func:`entropic.vjp`): 1 / n,
+    and minus the softmax. Backends: CPU.
 
     References
     ----------

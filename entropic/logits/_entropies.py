@@ -16,7 +16,8 @@ from ._rows import Rows, check_in_vocabulary, check_targets
 from ._tokens import MAX, S2, TARGET, R, T
 
 KINDS = ("renyi", "tsallis", "min", "quadratic", "binary")
-_NEAR_ONE = 1e-6  # orders in which the quotient by 1 - order has fewer digits than the expansion about 1
+# From 1, orders at which a quotient by 1 - order has fewer digits than the expansion about 1, to second and first order.
+_NEAR_ONE, _AT_ONE = 1e-6, 1e-8
 
 
 def _token_states(rows: Rows, temperature: float = 1.0, targets: np.ndarray | None = None) -> np.ndarray:
@@ -108,8 +109,8 @@ def row_entropy(
 
     Notes
     -----
-    sum p^a is a sum at temperature 1 / a: with r_a all but one term of it, log(sum p^a) = log1p(r_a) - a log1p(r), which
-    keeps its digits for peaked rows. Within 1e-6 of 1 the order is expanded about it. One or two reads. Gradient
+    sum p^a is a sum at temperature 1 / a: with r_a all but one term of it, log(sum p^a) = log1p(r_a) - a log1p(r),
+    which keeps its digits for peaked rows. Within 1e-6 of 1 the order is expanded about it. One or two reads. Gradient
     (:func:`entropic.vjp`). Backends: CPU.
 
     References
@@ -121,7 +122,7 @@ def row_entropy(
     >>> import numpy as np, entropic
     >>> row = np.log([0.5, 0.25, 0.25])
     >>> [round(float(entropic.row_entropy(row, "renyi", order=a, base=2)), 6) for a in (0.5, 1, 2)]
-    [1.543106, 1.5, 1.415037]
+    [1.543107, 1.5, 1.415037]
     >>> float(entropic.row_entropy(row, "quadratic").round(12))
     0.625
     """
@@ -145,7 +146,7 @@ def _row_entropy_rule(
     backend, x = host_real(f"vjp of {func}", "logits", logits)
     rows = Rows(x, normalize_axis(func, axis, x.ndim))
 
-    def gradient(z: np.ndarray) -> np.ndarray:
+    def gradient(z: np.ndarray) -> Any:
         if kind == "binary":
             tail = np.exp(-np.abs(z))
             return np.where(tail > 0, -z * tail / (1 + tail) ** 2, 0.0)
@@ -155,7 +156,7 @@ def _row_entropy_rule(
             return p - top
         if kind == "quadratic":
             return -2 * p * (p - (p * p).sum(axis=1, keepdims=True))
-        if abs(a - 1) < _NEAR_ONE:
+        if abs(a - 1) < _AT_ONE:
             log_p = np.where(p > 0, np.log(p), 0.0)
             return -p * (log_p - (p * log_p).sum(axis=1, keepdims=True))
         # sum p^a = s has the gradient a s (w - p), w = softmax(a z)
@@ -349,8 +350,8 @@ def entropy_change(
     Returns
     -------
     ndarray or scalar
-        With S_j = p_j (log p_j + H): -(S_k - sum_j p_j S_j) for "policy", -S_k for "logit". Times a learning rate and an
-        advantage it is what the step does to the entropy.
+        With S_j = p_j (log p_j + H): -(S_k - sum_j p_j S_j) for "policy", -S_k for "logit". Times a learning rate and
+        an advantage it is what the step does to the entropy.
 
     Raises
     ------
@@ -361,8 +362,8 @@ def entropy_change(
 
     Notes
     -----
-    log p_j + H = t / (1 + r) - (max - x_j), from which the logarithms of the sum have cancelled by hand, and sum p^2 log p
-    comes from the state at temperature 1/2: two reads. Gradient of `logits` (:func:`entropic.vjp`). Backends: CPU.
+    log p_j + H = t / (1 + r) - (max - x_j), from which the logarithms of the sum have cancelled by hand, and
+    sum p^2 log p comes from the state at temperature 1/2: two reads. Gradient of `logits` (:func:`entropic.vjp`). Backends: CPU.
 
     Examples
     --------
