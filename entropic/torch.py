@@ -25,7 +25,11 @@ import entropic
 
 from ._vjp import keyword_arrays_of, rules, vjp
 
-_PARTS = ("value", "transport_cost", "f", "g", "plan")
+# What a result may hold that has a gradient: of transport, and of logit statistics.
+_PARTS = (
+    "value", "transport_cost", "f", "g", "plan",
+    "logsumexp", "entropy", "logprob", "max_logit", "max_prob", "collision", "varentropy", "expectation",
+)  # fmt: skip
 
 
 class _Node(torch.autograd.Function):  # type: ignore[misc,untyped-decorator,unused-ignore]
@@ -89,10 +93,10 @@ def _differentiable(func: Callable[..., Any]) -> Callable[..., Any]:
             result, pullback = vjp(func, *_nested(detached[:split], given, metric), wrt=wrt, **rest, **named)
             if hasattr(result, names[0]):
                 values = tuple(_as_tensor(_part(result, name), detached[0]) for name in names)
-            elif names == ("value",):
+            elif names == ("value",) and not isinstance(result, entropic.LogitStats):
                 values = (_as_tensor(result, detached[0]),)
             else:
-                raise ValueError(f"{func.__name__}: its value has no `parts`, got {parts!r}")
+                raise ValueError(f"{func.__name__}: its value has no `parts` {parts!r}")
 
             def pull(cotangents: tuple[torch.Tensor, ...]) -> list[Any]:
                 by_name = dict(zip(names, cotangents, strict=True))
@@ -114,8 +118,8 @@ def _differentiable(func: Callable[..., Any]) -> Callable[..., Any]:
     *arrays : torch.Tensor
         The function's arrays on the host. Where it takes a cost, a pair (x, y) of points is one.
     parts : str or tuple of str
-        Of a transport result: which of "value", "transport_cost", "f", "g" and "plan" to return, as one tensor or
-        several.
+        Of a result with several: which to return, as one tensor or several. "value", "transport_cost", "f", "g" or
+        "plan" of a transport result; a field of logit statistics, which have no "value".
     metric : str
         Of a pair of points, as in :class:`entropic.PointCloud`.
     **options

@@ -16,6 +16,10 @@ def normal(*shape):
     return torch.from_numpy(RNG.normal(size=shape))
 
 
+def ids(n, below):
+    return torch.from_numpy(RNG.integers(0, below, n))
+
+
 def masses(n):
     return torch.from_numpy(RNG.dirichlet(np.full(n, 5.0)))
 
@@ -37,6 +41,28 @@ CASES = [
     ("log_softmax", (normal(3, 5),), {"axis": 1}),
     ("logcumsumexp", (normal(3, 5),), {"axis": 1}),
     ("segment_logsumexp", (normal(8), torch.from_numpy(LABELS)), {}),
+    ("logit_stats", (normal(3, 5),), {"parts": ("logsumexp", "entropy", "varentropy"), "temperatures": (0.5, 2.0)}),
+    ("logit_stats", (normal(3, 5) + 9 * torch.eye(3, 5), ids(3, 1)), {"parts": ("max_prob", "entropy"), "top_k": 3}),
+    ("logit_stats", (normal(3, 5), ids(3, 5)), {"parts": "logprob", "temperature": 0.5}),
+    ("logit_stats", (normal(3, 5),), {"parts": ("collision", "max_logit", "expectation"), "expect": torch.arange(5)}),
+    ("cross_entropy", (normal(4, 5), ids(4, 5)), {"label_smoothing": 0.1, "softcap": 2.0}),
+    ("cross_entropy", (normal(4, 5), masses(20).reshape(4, 5)), {"reduction": "none"}),
+    ("linear_logit_stats", (normal(4, 3), normal(5, 3), ids(4, 5)), {"parts": ("entropy", "logprob")}),
+    ("linear_logit_stats", (normal(4, 3), normal(5, 3)), {"parts": "entropy", "bias": normal(5), "softcap": 1.5}),
+    ("linear_cross_entropy", (normal(4, 3), normal(5, 3), ids(4, 5)), {"bias": normal(5), "label_smoothing": 0.1}),
+    ("linear_cross_entropy", (normal(4, 3), normal(5, 3), ids(4, 5)), {"reduction": "none", "softcap": 2.0}),
+    ("attention_entropy", (normal(2, 4, 3), normal(2, 6, 3)), {"causal": True}),
+    ("divergence", (normal(3, 5), normal(3, 5)), {"kind": "js"}),
+    ("divergence", (normal(3, 5), normal(3, 5)), {"kind": "renyi", "order": 0.4}),
+    ("info_nce", (normal(4, 5),), {"temperature": 0.5}),
+    ("donsker_varadhan", (normal(4), normal(6)), {}),
+    ("nwj", (normal(4), normal(6)), {}),
+    ("plackett_luce_nll", (normal(2, 4), torch.tensor([[2, 0, 1], [3, 1, 0]])), {}),
+    ("entropy_change", (normal(3, 5), ids(3, 5)), {}),
+    ("marginal_entropy", (normal(3, 5),), {}),
+    ("row_entropy", (normal(3, 5),), {"kind": "tsallis", "order": 1.5}),
+    ("semantic_entropy", (normal(6), torch.tensor([0, 1, 0, 2, 1, 0])), {}),
+    ("soft_nearest_entropy", (normal(4, 4),), {}),
     ("sinkhorn", (normal(4, 5), masses(4), masses(5)), TIGHT),
     ("sinkhorn", (normal(4, 5),), {**TIGHT, "parts": ("value", "plan"), "a": masses(4)}),
     ("sinkhorn", ((normal(4, 2), normal(5, 2)),), TIGHT),
@@ -156,12 +182,14 @@ def test_in_a_network():
 
 def test_what_is_refused():
     x = normal(3, 4).requires_grad_()
-    with pytest.raises(AttributeError, match="has no attribute 'count_within'; there are bures_cost"):
+    with pytest.raises(AttributeError, match="has no attribute 'count_within'; there are attention_entropy"):
         functions.count_within  # noqa: B018
     with pytest.raises(ValueError, match="sinkhorn: `parts` must be of value"):
         functions.sinkhorn(x, eps=1.0, parts="potentials")
-    with pytest.raises(ValueError, match="logsumexp: its value has no `parts`"):
+    with pytest.raises(ValueError, match="logsumexp: its value has no `parts` 'plan'"):
         functions.logsumexp(x, parts="plan")
+    with pytest.raises(ValueError, match="logit_stats: its value has no `parts` 'value'"):
+        functions.logit_stats(x)
     value = functions.logsumexp(x)
     (first,) = torch.autograd.grad(value, x, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):

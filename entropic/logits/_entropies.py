@@ -16,7 +16,7 @@ from ._rows import Rows, check_in_vocabulary, check_targets
 from ._tokens import MAX, S2, TARGET, R, T
 
 KINDS = ("renyi", "tsallis", "min", "quadratic", "binary")
-# From 1, orders at which a quotient by 1 - order has fewer digits than the expansion about 1, to second and first order.
+# How near to 1 a quotient by 1 - order has fewer digits than the expansion about 1 of values, and of gradients.
 _NEAR_ONE, _AT_ONE = 1e-6, 1e-8
 
 
@@ -363,7 +363,8 @@ def entropy_change(
     Notes
     -----
     log p_j + H = t / (1 + r) - (max - x_j), from which the logarithms of the sum have cancelled by hand, and
-    sum p^2 log p comes from the state at temperature 1/2: two reads. Gradient of `logits` (:func:`entropic.vjp`). Backends: CPU.
+    sum p^2 log p comes from the state at temperature 1/2: two reads. Gradient of `logits` (:func:`entropic.vjp`).
+    Backends: CPU.
 
     Examples
     --------

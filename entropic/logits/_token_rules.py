@@ -140,6 +140,9 @@ def chunk_gradient(z: np.ndarray, rows: slice, options: Options, g: Mapping[str,
         targets = options.local_targets(z.shape[1])
         targets = None if targets is None else targets.reshape(-1)[rows]
         argmax = local_argmax(options, states, z.shape[1])
+        if options.filters and "logprob" in mine:
+            # that of a target that was dropped is -inf and stays so
+            mine["logprob"] = np.where(np.isneginf(states[TARGET]), 0.0, mine["logprob"])
         total += stats_gradient(kept, states, inverse, mine, targets, options.values, argmax)
     return total
 
