@@ -63,7 +63,7 @@ def check_targets(func: str, targets: Array, batch: tuple[int, ...], name: str =
         raise ValueError(f"{func}: `{name}` must have shape {batch}, one a row, got {numbers.shape}")
     if numbers.dtype == np.uint64 and numbers.size and numbers.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{func}: `{name}` must be in the range of int64, got {numbers.max()}")
-    return np.ascontiguousarray(numbers, dtype=np.int64)
+    return np.asarray(numbers, dtype=np.int64, order="C")
 
 
 def check_in_vocabulary(func: str, targets: np.ndarray, width: int, name: str = "targets") -> None:

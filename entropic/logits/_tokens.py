@@ -397,7 +397,7 @@ def _plain_states(rows: Rows, options: Options) -> np.ndarray:
     count = len(options.inverse)
     if count == 1:
         targets = options.local_targets(rows.width)
-        states = _core.token_states(rows.x, rows.axis, options.inverse[0], targets, options.values)
+        states = _core.token_states(rows.x, rows.axis, options.inverse[0, ...], targets, options.values)
         return options.placed(states)[:, None]
     # The temperatures are an axis without a stride next to the categories: a row is read while it is in the cache.
     several = np.broadcast_to(rows.moved[..., None, :], (*rows.batch, count, rows.width))

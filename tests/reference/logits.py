@@ -64,6 +64,88 @@ def complex_logsumexp(x, b=None):
         return mpmath.log(mpmath.fsum(w * mpmath.exp(v) for v, w in zip(values, weights, strict=True)))
 
 
+def kept_set(row, temperature=1.0, mask=None, top_k=None, top_p=1.0, drop_fraction=0.0):
+    """Indices that the filters of logit_stats leave, by sorting and counting."""
+    row = [float(v) for v in row]
+    order = [j for j in range(len(row)) if mask is None or mask[j]]
+    order.sort(key=lambda j: (-row[j], j))
+    order = order[:top_k]
+    if top_p < 1 and order:
+        mass = [mpmath.exp((mpmath.mpf(row[j]) - row[order[0]]) / temperature) for j in order]
+        total, count, so_far = mpmath.fsum(mass), 0, mpmath.mpf(0)
+        while so_far < top_p * total:
+            so_far += mass[count]
+            count += 1
+        order = order[:count]
+    return order[: len(order) - int(np.floor(np.round(drop_fraction * len(order), 9)))]
+
+
+def token_stats(row, temperature=1.0, kept=None, values=None, target=None):
+    """Fields of LogitStats of the categories `kept`, as mpf, of rows with mass."""
+    kept = list(range(len(row))) if kept is None else kept
+    with mpmath.workdps(DIGITS):
+        z = {j: mpmath.mpf(float(row[j])) / mpmath.mpf(float(temperature)) for j in kept}
+        top = max(z.values())
+        log_total = mpmath.log(mpmath.fsum(mpmath.exp(v - top) for v in z.values()))
+        log_p = {j: v - top - log_total for j, v in z.items()}
+        p = {j: mpmath.exp(v) for j, v in log_p.items()}
+        mean = mpmath.fsum(p[j] * v for j, v in log_p.items() if p[j])
+        out = {
+            "logsumexp": top + log_total,
+            "entropy": -mean,
+            "max_prob": max(p.values()),
+            "collision": mpmath.fsum(v**2 for v in p.values()),
+            "varentropy": mpmath.fsum(p[j] * (v - mean) ** 2 for j, v in log_p.items() if p[j]),
+        }
+        if values is not None:
+            out["expectation"] = mpmath.fsum(v * mpmath.mpf(float(values[j])) for j, v in p.items())
+        if target is not None:
+            out["logprob"] = log_p.get(target, mpmath.mpf("-inf"))
+        return out
+
+
+def divergence(x, y, kind, order=None):
+    """Of softmax(x) and softmax(y), whose masses are all positive, as mpf."""
+    with mpmath.workdps(DIGITS):
+        p, q = softmax(x), softmax(y)
+
+        def kl(a, b):
+            return mpmath.fsum(u * mpmath.log(u / v) for u, v in zip(a, b, strict=True))
+
+        middle = [(u + v) / 2 for u, v in zip(p, q, strict=True)]
+        by_kind = {
+            "kl": lambda: kl(p, q),
+            "reverse_kl": lambda: kl(q, p),
+            "js": lambda: (kl(p, middle) + kl(q, middle)) / 2,
+            "jeffreys": lambda: kl(p, q) + kl(q, p),
+        }
+        if kind in by_kind:
+            return by_kind[kind]()
+        if order == np.inf:
+            return max(mpmath.log(u / v) for u, v in zip(p, q, strict=True))
+        a = mpmath.mpf(order)
+        overlap = mpmath.fsum(u**a * v ** (1 - a) for u, v in zip(p, q, strict=True))
+        return mpmath.log(overlap) / (a - 1) if kind == "renyi" else (overlap - 1) / (a * (a - 1))
+
+
+def row_entropy(x, kind, order=None):
+    """Generalised entropies of softmax(x), and of the labels sigmoid(x), as mpf."""
+    with mpmath.workdps(DIGITS):
+        if kind == "binary":
+            shares = [(1 / (1 + mpmath.exp(-v)), 1 / (1 + mpmath.exp(v))) for v in _exact(x)]
+            return -mpmath.fsum(v * mpmath.log(v) for both in shares for v in both)
+        p = softmax(x)
+        if kind == "min":
+            return -mpmath.log(max(p))
+        if kind == "quadratic":
+            return 1 - mpmath.fsum(v**2 for v in p)
+        a = mpmath.mpf(order)
+        if a == 1:
+            return entropy(x)
+        total = mpmath.fsum(v**a for v in p)
+        return mpmath.log(total) / (1 - a) if kind == "renyi" else (1 - total) / (a - 1)
+
+
 def ulps(got, exact):
     """Distance of a floating number from the exact value, in units in the last place of its type at that value."""
     got = np.asarray(got)

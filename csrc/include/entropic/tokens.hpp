@@ -123,18 +123,32 @@ ENTROPIC_INLINE BlockFacts<typename P::Element> token_block(const Stored* x, con
   };
   const auto squarable = [&](P e) { return how == Fold::near ? e : e * root; };
   const auto load_value = [&](index_t j) { return expects ? P::load(values + j) : P(T(0)); };
-  index_t j = 0;
-  for (; j + 2 * P::width <= n; j += 2 * P::width) {
+  struct Pair {
+    P r, t, q, s2;
+  };
+  const auto pair = [&](index_t j) {
     P v0, v1, e0, e1, z0, z1;
     load_two(x + j, v0, v1);
     step(v0, load_value(j), e0, z0);
     step(v1, load_value(j + P::width), e1, z1);
-    r = r + (e0 + e1);
-    const P u0 = e0 * z0, u1 = e1 * z1;
-    t = t + (u0 + u1);
-    q = q + fma(u0, z0, u1 * z1);
-    const P h0 = squarable(e0), h1 = squarable(e1);
-    s2 = s2 + fma(h0, h0, h1 * h1);
+    const P u0 = e0 * z0, u1 = e1 * z1, h0 = squarable(e0), h1 = squarable(e1);
+    return Pair{e0 + e1, u0 + u1, fma(u0, z0, u1 * z1), fma(h0, h0, h1 * h1)};
+  };
+  index_t j = 0;
+  // Trees of four keep float32 chains short: equal terms are rounded alike, and their errors add up.
+  for (; j + 4 * P::width <= n; j += 4 * P::width) {
+    const Pair a = pair(j), b = pair(j + 2 * P::width);
+    r = r + (a.r + b.r);
+    t = t + (a.t + b.t);
+    q = q + (a.q + b.q);
+    s2 = s2 + (a.s2 + b.s2);
+  }
+  for (; j + 2 * P::width <= n; j += 2 * P::width) {
+    const Pair a = pair(j);
+    r = r + a.r;
+    t = t + a.t;
+    q = q + a.q;
+    s2 = s2 + a.s2;
   }
   if constexpr (std::is_same_v<Stored, T>) {
     for (; j < n; j += P::width) {
@@ -197,7 +211,7 @@ class TokenFold {
       push_head(scores(x + j, count, buffer), expects ? values + j : nullptr, count, first + j);
     }
     if (!is_finite(s_.m)) return;
-    bool near = s_.m < bound_;
+    bool near = s_.m < bound_ && s_.m > -bound_;
     look(near ? Fold::near : Fold::below);
     for (; j < n; j += kBlock) {
       const index_t count = n - j < kBlock ? n - j : kBlock;
@@ -331,6 +345,7 @@ ENTROPIC_INLINE TokenSum merge(TokenSum a, TokenSum b) {
     a = b;
     b = swap;
   }
+  if (is_nan(b.r) && (!is_nan(a.r) || b.argmax < a.argmax)) a.argmax = b.argmax;
   if (is_nan(a.target)) a.target = b.target;
   if (b.m == -infinity<double>() || a.m == infinity<double>()) {
     a.r += b.r * 0;  // nan, and only nan, comes through
