@@ -43,6 +43,7 @@ __all__: list[str] = [
     "scan",
     "set_num_threads",
     "token_states",
+    "token_states_quick",
     "transport_apply",
     "transport_cost_range",
     "transport_cost_rows",
@@ -232,6 +233,7 @@ def token_states(
     targets: numpy.typing.NDArray[numpy.int64] | None,
     values: numpy.ndarray | None,
 ) -> numpy.typing.NDArray[numpy.float64]: ...
+def token_states_quick(a: numpy.ndarray, targets: typing.Any, axis: typing.Any) -> typing.Any: ...
 def transport_apply(
     cost: TransportCost,
     a: numpy.ndarray,

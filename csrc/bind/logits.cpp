@@ -49,23 +49,28 @@ py::array reduce(const py::array& a, std::uint64_t axes, bool keepdims, int valu
   return out;
 }
 
+// A Python int that numbers a dimension of `a`; -1 for anything else, which the long way words.
+int quick_axis(const py::array& a, const py::object& axis) {
+  if (!PyLong_CheckExact(axis.ptr()) || a.ndim() > 63) return -1;
+  const long wanted = PyLong_AsLong(axis.ptr());
+  if (wanted == -1 && PyErr_Occurred()) {
+    PyErr_Clear();  // beyond a long
+    return -1;
+  }
+  const long ndim = static_cast<long>(a.ndim());
+  if (wanted < -ndim || wanted >= ndim) return -1;
+  return static_cast<int>(wanted < 0 ? wanted + ndim : wanted);
+}
+
 // The call that must be quick: a plain float array, and no axis or one. None where the long way is needed.
 py::object logsumexp_quick(const py::array& a, const py::object& axis, bool keepdims) {
   const auto dtype = dtype_of(a);
   if (!dtype || (*dtype != cpu::DType::f32 && *dtype != cpu::DType::f64) || a.ndim() > 63) return py::none();
-  std::uint64_t axes;
-  if (axis.is_none()) {
-    axes = all_axes(a);
-  } else {
-    if (!PyLong_CheckExact(axis.ptr())) return py::none();
-    const long wanted = PyLong_AsLong(axis.ptr());
-    if (wanted == -1 && PyErr_Occurred()) {
-      PyErr_Clear();  // beyond a long, so out of range: the long way words it
-      return py::none();
-    }
-    const long ndim = static_cast<long>(a.ndim());
-    if (wanted < -ndim || wanted >= ndim) return py::none();
-    axes = std::uint64_t(1) << (wanted < 0 ? wanted + ndim : wanted);
+  std::uint64_t axes = all_axes(a);
+  if (!axis.is_none()) {
+    const int wanted = quick_axis(a, axis);
+    if (wanted < 0) return py::none();
+    axes = std::uint64_t(1) << wanted;
   }
   py::array out = reduce(a, axes, keepdims, static_cast<int>(Value::logsumexp));
   return out.ndim() ? py::object(out) : py::object(out[py::tuple()]);
@@ -141,6 +146,27 @@ Dense<double> token_states(const py::array& a, int axis, const Dense<double>& in
   }
   raise_if_interrupted(finished);
   return unpack(states, kept_shape(a, axes, false));
+}
+
+// The call that must be quick, as one row in a decoding loop: plain floats at temperature 1, and targets that are in
+// range. None where the long way is needed.
+py::object token_states_quick(const py::array& a, const py::object& targets, const py::object& axis) {
+  const auto dtype = dtype_of(a);
+  const int wanted = quick_axis(a, axis);
+  const bool floats = dtype && (cpu::computes_in_f32(*dtype) || *dtype == cpu::DType::f64);
+  if (!floats || wanted < 0) return py::none();
+  const std::vector<py::ssize_t> shape = kept_shape(a, std::uint64_t(1) << wanted, false);
+  std::optional<Dense<index_t>> places;
+  if (!targets.is_none()) {
+    if (!py::isinstance<Dense<index_t>>(targets)) return py::none();
+    places = py::reinterpret_borrow<Dense<index_t>>(targets);
+    if (!std::equal(shape.begin(), shape.end(), places->shape(), places->shape() + places->ndim())) return py::none();
+    for (index_t i = 0; i < places->size(); ++i)
+      if (places->data()[i] < 0 || places->data()[i] >= a.shape(wanted)) return py::none();
+  }
+  Dense<double> inverse(shape);
+  std::fill_n(inverse.mutable_data(), inverse.size(), 1.0);
+  return token_states(a, wanted, inverse, places, std::nullopt);
 }
 
 // The values of states, (kTokenValues, ...).
@@ -333,6 +359,7 @@ void register_logits(py::module_& m) {
   m.def("reduce_signed", &reduce_signed, "a"_a, "b"_a, "axes"_a, "is_complex"_a);
   m.def("token_states", &token_states, "a"_a, "axis"_a, py::arg("inverse").noconvert(), py::arg("targets").noconvert(),
         py::arg("values").noconvert());
+  m.def("token_states_quick", &token_states_quick, "a"_a, "targets"_a, "axis"_a);
   m.def("finish_tokens", &finish_tokens, py::arg("fields").noconvert());
   m.def("merge_tokens", &merge_tokens, py::arg("a").noconvert(), py::arg("b").noconvert());
   m.def("merge_states", &merge_states, py::arg("a").noconvert(), py::arg("b").noconvert());

@@ -117,6 +117,8 @@ class Pool {
 
  private:
   static constexpr int kSpins = 2000;  // some 20 us, about what waking a parked thread costs
+  // A helper stays awake for what Python does between two calls in a loop: waking it may cost more than a call.
+  static constexpr int kIdleSpins = 10 * kSpins;
 
   // Threads that could not be started are done without.
   int grow(int wanted) {
@@ -134,7 +136,7 @@ class Pool {
   void work(int index) {
     unsigned seen = 0;
     for (;;) {
-      for (int i = 0; i < kSpins && generation_.load(std::memory_order_acquire) == seen; ++i) relax();
+      for (int i = 0; i < kIdleSpins && generation_.load(std::memory_order_acquire) == seen; ++i) relax();
       Job* job;
       {
         std::unique_lock<std::mutex> lock(mutex_);

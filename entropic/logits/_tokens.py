@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .._backend import Array, Backend, to_numpy
+from .._backend import NUMPY, Array, Backend, to_numpy
 from .._validate import check_base, check_choice, check_integer, normalize_axis
 from ._functions import cast, host_real, scalar_or_array
 from ._rows import (
@@ -20,6 +20,7 @@ from ._rows import (
     check_in_vocabulary,
     check_targets,
     check_temperature,
+    compute_dtype,
 )
 
 # The fields of a state in csrc/include/entropic/config.hpp, and the values that are made of one.
@@ -37,6 +38,9 @@ class Units:
     def scale(self, name: str) -> float:
         """By which a value in nats is divided."""
         return {"entropy": self.log_base, "logprob": self.log_base, "varentropy": self.log_base**2}.get(name, 1.0)
+
+
+NATS = Units()
 
 
 class LogitStats:
@@ -82,11 +86,15 @@ class LogitStats:
 
     @cached_property
     def _values(self) -> np.ndarray:
+        """In the order of VALUES."""
         values = _core.finish_tokens(self._states)
         if self._units.masked_nan:
             empty = np.isneginf(self._states[MAX]) & (self._states[R] == 0)
             values[1:, empty] = np.nan
-        return values
+        if self._units.log_base != 1:
+            for value, name in zip(values, VALUES, strict=True):
+                value /= self._units.scale(name)
+        return cast(values, self._dtype)
 
     def scale_of(self, name: str) -> float:
         return self._units.scale(name)
@@ -95,8 +103,7 @@ class LogitStats:
         return self._backend.wrap(scalar_or_array(values))
 
     def _value(self, name: str) -> Any:
-        values = self._values[VALUES.index(name)] / self._units.scale(name)
-        return self._wrap(cast(values, self._dtype))
+        return self._wrap(self._values[VALUES.index(name)])
 
     @property
     def logsumexp(self) -> Any:
@@ -373,6 +380,22 @@ def logit_stats(
     array([0.5])
     """
     func = "logit_stats"
+    if (
+        type(logits) is np.ndarray and (targets is None or type(targets) is np.ndarray)
+        and type(temperature) is float and temperature == 1.0 and temperatures is mask is top_k is top_p is None
+        and drop_fraction is base is expect is offset is None and masked_rows == "zero"
+    ):  # fmt: skip
+        quick = _core.token_states_quick(logits, targets, axis)
+        if quick is not None:
+            return LogitStats(
+                quick,
+                compute_dtype(logits),
+                NATS,
+                NUMPY,
+                has_targets=targets is not None,
+                has_values=False,
+                merges=True,
+            )
     backend, x = host_real(func, "logits", logits, targets=targets, mask=mask, expect=expect)
     rows, options = normalized_options(
         func, x, targets, axis=axis, temperature=temperature, temperatures=temperatures, mask=mask, top_k=top_k,
