@@ -39,13 +39,16 @@ class _Attention:
         rows = max(1, min(queries, budget))
         step = max(1, budget // max(1, queries)) if rows == queries else 1
         later = keys - queries  # the queries are the last of the sequence
+        buffer = np.empty(min(step, heads) * rows * keys, self.dtype)  # new memory for every block would cost a fifth
         for head in range(0, heads, step):
             some = slice(head, min(head + step, heads))
             for first in range(0, queries, rows):
                 last = min(first + rows, queries)
                 seen = max(0, min(keys, last + later)) if self.causal else keys
                 q = self.q[some, first:last].astype(self.dtype) * self.dtype.type(self.scale)
-                z = q @ np.swapaxes(self.k[some, :seen].astype(self.dtype, copy=False), 1, 2)
+                shape = (some.stop - head, last - first, seen)
+                z = buffer[: math.prod(shape)].reshape(shape)
+                np.matmul(q, np.swapaxes(self.k[some, :seen].astype(self.dtype, copy=False), 1, 2), out=z)
                 self._hide(z, some, first, last, seen)
                 yield some, slice(first, last), z
 
@@ -54,13 +57,13 @@ class _Attention:
             # only the last keys are hidden from some of these queries
             start = max(0, first + self.k.shape[1] - self.q.shape[1])
             limit = np.arange(first, last)[:, None] + self.k.shape[1] - self.q.shape[1]
-            z[:, :, start:][:, np.arange(start, seen) > limit] = -np.inf
+            np.copyto(z[:, :, start:], -np.inf, where=np.arange(start, seen) > limit)
         if self.lengths is not None:
-            z[np.broadcast_to(np.arange(seen) >= self.lengths[heads, None, None], z.shape)] = -np.inf
+            np.copyto(z, -np.inf, where=np.arange(seen) >= self.lengths[heads, None, None])
         if self.mask is not None:
             at = np.unravel_index(np.arange(heads.start, heads.stop), self.batch or (1,))
             mask = self.mask if self.batch else self.mask[None]
-            z[~mask[at][:, first:last, :seen]] = -np.inf
+            np.copyto(z, -np.inf, where=~mask[at][:, first:last, :seen])
 
 
 def _attention(
