@@ -150,7 +150,7 @@ def divergence_contestants(n: int, v: int) -> Contestants:
     return contestants
 
 
-def speed(rounds: int) -> list[dict[str, Any]]:
+def speed(rounds: int, *, quick: bool) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
 
@@ -174,11 +174,12 @@ def speed(rounds: int) -> list[dict[str, Any]]:
             {"entropic": lambda: all_fields(long, ids), "ours, bfloat16": lambda: all_fields(half, ids),
              "our logsumexp": lambda: entropic.logsumexp(long, 1)})  # fmt: skip
     few = max(rounds // 3, 2)
-    measure("linear_cross_entropy and gradients, N = 2048, D = 1024, V = 50257, float32",
-            linear_contestants(2048, 1024, 50257), few)  # fmt: skip
-    measure("attention_entropy, 8 heads, T = 4096, d = 64, float32",
-            attention_contestants(8, 4096, 64, causal=False), few)  # fmt: skip
-    measure("the same, causal", attention_contestants(8, 4096, 64, causal=True), few)
+    n, d, v = (256, 128, 5000) if quick else (2048, 1024, 50257)
+    measure(f"linear_cross_entropy and gradients, N = {n}, D = {d}, V = {v}, float32", linear_contestants(n, d, v), few)
+    length = 512 if quick else 4096
+    for causal in (False, True):
+        measure(f"attention_entropy, 8 heads, T = {length}, d = 64, float32" + (", causal" if causal else ""),
+                attention_contestants(8, length, 64, causal=causal), few)  # fmt: skip
     measure("KL divergence of (64, 32000) float64 logits", divergence_contestants(64, 32000))
     return rows
 
@@ -274,7 +275,7 @@ def main() -> None:
         torch.set_num_threads(THREADS)
     results = {
         "machine": machine({"scipy": scipy, "torch": torch, "jax": jax}),
-        "speed": speed(rounds),
+        "speed": speed(rounds, quick=chosen.quick),
         "accuracy": accuracy(),
         "memory": memory(),
     }

@@ -32,10 +32,10 @@ def _speed_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _accuracy_table(results: dict[str, Any]) -> str:
-    peers = [p for p in ("entropic", "scipy", "torch") if p in results["accuracy"][0]]
+def _accuracy_table(results: dict[str, Any], head: str) -> str:
+    peers = [name for name, error in results["accuracy"][0].items() if isinstance(error, float) and name != "entropy"]
     lines = [
-        f"| 32000 float32 logits | entropy | {' | '.join(f'{p}: relative error' for p in peers)} |",
+        f"| {head} | entropy | {' | '.join(f'{p}: relative error' for p in peers)} |",
         "|---|---|" + "---|" * len(peers),
     ]
     for row in results["accuracy"]:
@@ -229,8 +229,24 @@ def _logits_parts(results: dict[str, Any]) -> dict[str, str]:
     _growth_picture(results, RESULTS / "logits.png")
     return {
         "logits speed": f"{_speed_table(results)}\n\n{_machine_line(results)}",
-        "logits accuracy": _accuracy_table(results),
+        "logits accuracy": _accuracy_table(results, "32000 float32 logits"),
         "logits memory": _memory_table(results),
+    }
+
+
+def _token_memory_table(results: dict[str, Any]) -> str:
+    lines = ["| peak beside inputs and gradients, float32 | entropic | torch |", "|---|---|---|"]
+    for row in results["memory"]:
+        beside = " | ".join(f"{(row[peer] - row['gradients']) / 1e6:.3g} MB" for peer in ("entropic", "torch"))
+        lines.append(f"| {row['call']} | {beside} |")
+    return "\n".join(lines)
+
+
+def _tokens_parts(results: dict[str, Any]) -> dict[str, str]:
+    return {
+        "tokens speed": f"{_speed_table(results)}\n\n{_machine_line(results)}",
+        "tokens accuracy": _accuracy_table(results, "128256 float32 logits"),
+        "tokens memory": _token_memory_table(results),
     }
 
 
@@ -313,7 +329,7 @@ def _spectral_picture(results: dict[str, Any], path: Path) -> None:
     for ax, key, title in zip(figure.subplots(1, 2), ("seconds", "bytes"), ("seconds", "peak bytes"), strict=True):
         for name, points in results["growth"].items():
             peer = name.startswith("published")
-            curve = [(p["n"], max(p[key], 1)) if key == "bytes" else (p["n"], p[key]) for p in points]
+            curve = [(p["n"], p[key]) for p in points]
             ax.loglog(*zip(*curve, strict=True), "--" if peer else "-", marker="o", ms=3.5, label=name)
         ax.set_xlabel("n, d = 64")
         ax.set_title(title, fontsize=10)
@@ -333,6 +349,7 @@ def _spectral_parts(results: dict[str, Any]) -> dict[str, str]:
 
 FAMILIES = {
     "logits": _logits_parts,
+    "tokens": _tokens_parts,
     "cuda": _cuda_parts,
     "transport": _transport_parts,
     "coupling": _coupling_parts,

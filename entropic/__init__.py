@@ -1,10 +1,11 @@
 """Entropic computations for NumPy and CuPy, compiled.
 
-Every public function is here and in the module of its family: :mod:`entropic.logits` (log-sum-exp, softmax, entropies
-of logits), :mod:`entropic.transport` (entropic, relaxed, partial and exact optimal transport), :mod:`entropic.coupling`
-(minimum-entropy couplings, bottlenecks, messages in sequences, causal direction), :mod:`entropic.neighbors`
-(entropy, mutual information, divergence and dimension of samples) and :mod:`entropic.spectral` (entropies of diffusion
-operators, kernels and covariances). :mod:`entropic.torch` has those with a gradient as functions of torch.
+Every public function is here and in the module of its family: :mod:`entropic.logits` (log-sum-exp, softmax, statistics
+and losses of logits and tokens), :mod:`entropic.transport` (entropic, relaxed, partial and exact optimal transport),
+:mod:`entropic.coupling` (minimum-entropy couplings, bottlenecks, messages in sequences, causal direction),
+:mod:`entropic.neighbors` (entropy, mutual information, divergence and dimension of samples) and
+:mod:`entropic.spectral` (entropies of diffusion operators, kernels and covariances). :mod:`entropic.torch` has those
+with a gradient as functions of torch.
 """
 
 import importlib.util as _importlib_util

@@ -5,6 +5,7 @@ A family is a function of the data that returns its rows of the table and a func
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,6 +96,64 @@ def _logits_part(images: np.ndarray, labels: np.ndarray) -> tuple[list[Row], Dra
                 ax.set_axis_off()
             axes[row][0].text(-0.3, 0.5, title, transform=axes[row][0].transAxes, rotation=90, va="center", fontsize=8)
         figure.suptitle("Entropy of the class, by a Parzen classifier on scikit-learn's digits", fontsize=10)
+
+    return rows, draw
+
+
+def _tokens_part() -> tuple[list[Row], Drawing]:
+    """A model of English: pairs of words counted in Python's manual; its doubt before each word of a page left out."""
+    from pydoc_data.topics import topics
+
+    from scipy import special
+
+    pages = {title: re.findall(r"[a-z]+|[.,;:]", page.lower()) for title, page in topics.items()}
+    vocabulary, ids = np.unique([word for page in pages.values() for word in page], return_inverse=True)
+    tokens = dict(zip(pages, np.split(ids, np.cumsum([len(page) for page in pages.values()])[:-1]), strict=True))
+    words, page = pages["booleans"], tokens.pop("booleans")
+
+    pairs = np.zeros((len(vocabulary), len(vocabulary)))
+    for read in tokens.values():
+        np.add.at(pairs, (read[:-1], read[1:]), 1)
+    single = pairs.sum(axis=0) + 1
+    logits = np.log(pairs[page[:-1]] + 5 * single / single.sum()).astype(np.float32)  # a Dirichlet prior's mean
+    log_2 = np.log(2)
+
+    def by_scipy() -> tuple[np.ndarray, np.ndarray]:
+        log_p = special.log_softmax(logits, axis=1)
+        return -(np.exp(log_p) * log_p).sum(axis=1) / log_2, log_p[np.arange(len(log_p)), page[1:]] / log_2
+
+    def by_ours() -> tuple[np.ndarray, np.ndarray]:
+        stats = entropic.logit_stats(logits, page[1:], base=2)
+        return stats.entropy, stats.logprob
+
+    (entropy, logprob), t, peer, t_peer = _race(by_ours, by_scipy)
+    rows = [
+        Row("doubt before each word, surprise", f"{entropy.mean():.2f} and {-logprob.mean():.2f} bits", t, "scipy",
+            t_peer, max(_largest_difference(entropy, peer[0]), _largest_difference(logprob, peer[1])))
+    ]  # fmt: skip
+
+    alone, t, alone_peer, t_peer = _race(
+        lambda: entropic.marginal_entropy(logits, base=2),
+        lambda: special.entr(special.softmax(logits, axis=1).mean(axis=0)).sum() / log_2,
+    )
+    rows.append(
+        Row("without the word before", f"{alone:.2f} bits", t, "scipy", t_peer, _largest_difference(alone, alone_peer))
+    )
+
+    def draw(figure: Any) -> None:
+        from matplotlib import colormaps
+
+        ax, columns, line, column = figure.subplots(), 92, 0, 0
+        for word, bits in zip(words[1:], entropy, strict=True):
+            if column + len(word) > columns:
+                line, column = line + 1, 0
+            if line == 16:
+                break
+            shade = {"boxstyle": "square,pad=0.1", "lw": 0, "fc": colormaps["YlOrRd"](bits / 14)}
+            ax.text(column / columns, 1 - line / 16, word, family="monospace", fontsize=7, va="top", bbox=shade)
+            column += len(word) + 1
+        ax.set_axis_off()
+        figure.suptitle("Before which words a model of word pairs is in doubt: yellow 1 bit, red 10", fontsize=10)
 
     return rows, draw
 
@@ -302,6 +361,7 @@ def run_demo(output: str, stream: TextIO) -> int:
     images, labels = load_digits(return_X_y=True)
     parts = [
         _logits_part(images, labels),
+        _tokens_part(),
         _transport_part(),
         _coupling_part(images, labels),
         _neighbors_part(images, labels),

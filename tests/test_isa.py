@@ -138,6 +138,10 @@ for dtype in (np.float32, np.float64, np.float16):
     stream = entropic.LogSumExp()
     stream.update(y)
     stream.entropy
+    for options in ({}, {"temperature": 0.7}, {"mask": x > -1}, {"top_k": 9}, {"expect": x[0], "temperatures": (1, 2)}):
+        entropic.logit_stats(y, np.arange(50), **options).varentropy
+    entropic.linear_cross_entropy(y[:, :9], y[:, :9], np.arange(50)), entropic.attention_entropy(y, y, causal=True)
+    entropic.divergence(y, y[::-1]), entropic.row_entropy(y, order=2), entropic.marginal_entropy(y)
 for points in (x[:, :3].astype(np.float32), x[:, :20]):
     for metric in ("sqeuclidean", "euclidean", "manhattan", "dot", "cosine"):
         entropic.sinkhorn(entropic.PointCloud(points, points[:30], metric=metric), eps=0.5).plan()

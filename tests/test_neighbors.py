@@ -979,17 +979,3 @@ ERRORS = [
 def test_errors_say_what_is_wrong(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
-
-
-@pytest.mark.parametrize(
-    "module", ["_search", "_entropy", "_information", "_divergence", "_dimension", "_spacing", "_matrix", "_selector"]
-)
-def test_examples_in_docstrings(module):
-    import doctest
-    import importlib
-
-    if module == "_selector":
-        pytest.importorskip("sklearn")
-    results = doctest.testmod(importlib.import_module(f"entropic.neighbors.{module}"))
-    assert results.attempted > 0
-    assert results.failed == 0

@@ -767,13 +767,3 @@ ERRORS = [
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
-
-
-def test_examples():
-    import doctest
-    import importlib
-
-    for module in ("_covariance", "_density", "_diffusion", "_matrix", "_renyi"):
-        results = doctest.testmod(importlib.import_module(f"entropic.spectral.{module}"))
-        assert results.attempted > 0
-        assert results.failed == 0

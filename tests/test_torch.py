@@ -194,9 +194,3 @@ def test_what_is_refused():
     (first,) = torch.autograd.grad(value, x, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         first.sum().backward()
-
-
-def test_examples():
-    import doctest
-
-    assert doctest.testmod(functions).failed == 0

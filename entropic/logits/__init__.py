@@ -2,7 +2,9 @@
 
 Everything here rests on one state of a set of numbers x: its maximum m, r = sum exp(x - m) and
 t = sum exp(x - m) (m - x), both over all elements but one maximal one. Then logsumexp = m + log1p(r) and the entropy of
-softmax(x) is log1p(r) + t / (1 + r): sums of non-negative terms. States merge, so data can come in chunks.
+softmax(x) is log1p(r) + t / (1 + r): sums of non-negative terms. States merge, so data can come in chunks. Statistics
+of tokens rest on a longer state of the same kind (:func:`logit_stats`), and the losses, the attention entropy and the
+linear functions on those, tile by tile.
 
 Where these functions depart from SciPy's on purpose: an empty reduction gives -inf for arrays of any shape, with
 sign 0; float16 and bfloat16 are summed wide; an empty softmax is an empty array; masked and sparse arrays are refused;

@@ -70,7 +70,7 @@ def local_intrinsic_dimension(
     Notes
     -----
     One search as in :func:`nearest_neighbors`. A point of `x` that is in `reference` too is found there at distance 0:
-    leave `reference` out for points among themselves. Host arrays only.
+    leave `reference` out for points among themselves. Backends: CPU.
 
     References
     ----------
@@ -145,7 +145,7 @@ def intrinsic_dimension(
 
     Notes
     -----
-    One search as in :func:`nearest_neighbors`. Host arrays only.
+    One search as in :func:`nearest_neighbors`. Backends: CPU.
 
     References
     ----------

@@ -111,7 +111,7 @@ def knn_divergence(
 
     Notes
     -----
-    Two searches as in :func:`nearest_neighbors`. Host arrays only.
+    Two searches as in :func:`nearest_neighbors`. Backends: CPU.
 
     References
     ----------
@@ -177,7 +177,7 @@ def alpha_divergence(
 
     Notes
     -----
-    Cost and backends are those of :func:`knn_divergence`.
+    The cost is that of :func:`knn_divergence`. Backends: CPU.
 
     References
     ----------

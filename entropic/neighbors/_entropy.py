@@ -240,7 +240,7 @@ def knn_entropy(
     The standard error is that of a mean of n independent terms, with the weights in each term. (Berrett, Samworth and
     Yuan take the terms of order k, whose spread is less than that of the weighted estimate for the k that one can
     afford.) The terms of neighbours depend on each other, and the bias is not in it: in several dimensions an interval
-    covers less often than it says. The cost is that of :func:`nearest_neighbors`. Host arrays only.
+    covers less often than it says. The cost is that of :func:`nearest_neighbors`. Backends: CPU.
 
     References
     ----------

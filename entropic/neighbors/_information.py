@@ -413,7 +413,7 @@ def knn_mutual_information(
     The search in the joint space is as in :func:`nearest_neighbors` and the counts as in :func:`count_within`, by the
     largest difference of the coordinates: for two variables of one dimension, the time is O(n log n), in all cases the
     memory O(n d). Each permutation costs a search and counts; what is indexed by a variable alone is built once.
-    Host arrays only.
+    Backends: CPU.
 
     References
     ----------
@@ -601,7 +601,7 @@ def knn_conditional_mutual_information(
     Notes
     -----
     One search and three counts, at the cost of :func:`nearest_neighbors` and :func:`count_within`. The bias grows with
-    the dimension of z, towards 0. Host arrays only.
+    the dimension of z, towards 0. Backends: CPU.
 
     References
     ----------
@@ -703,7 +703,7 @@ def transfer_entropy(
 
     Notes
     -----
-    Cost and backends are those of :func:`knn_conditional_mutual_information`.
+    The cost is that of :func:`knn_conditional_mutual_information`. Backends: CPU.
 
     References
     ----------

@@ -122,7 +122,7 @@ def mutual_information_matrix(
     Notes
     -----
     Each column is sorted once; a pair needs a tree of its two columns, a search in it and a count on each line, O(n log
-    n), and pairs are shared among the threads. The memory beside the answer is O(n d). Host arrays only.
+    n), and pairs are shared among the threads. The memory beside the answer is O(n d). Backends: CPU.
 
     Examples
     --------

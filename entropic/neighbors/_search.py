@@ -201,7 +201,7 @@ def nearest_neighbors(x: Array, y: Array | None = None, *, k: int, metric: str =
     candidates are first sifted in float32, within a proven bound of its error. The time is about n log n for few
     dimensions and n m d for many, on all threads; the memory O((n + m) d).
 
-    Host arrays only: arrays on a GPU raise :class:`entropic.DeviceError`.
+    Backends: CPU; device arrays raise DeviceError.
 
     Examples
     --------
@@ -257,7 +257,8 @@ def count_within(
     Notes
     -----
     Methods, cost and backends are those of :func:`nearest_neighbors`; where whole boxes are within the radius they are
-    not looked into, so that large counts on the line or in a few dimensions cost little more than small ones.
+    not looked into, so that large counts on the line or in a few dimensions cost little more than small ones. Backends:
+    CPU.
 
     Examples
     --------

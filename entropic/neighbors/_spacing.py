@@ -191,7 +191,7 @@ def spacing_entropy(
     Notes
     -----
     A sort and a pass in float64; Correa's windows are gone through one by one, in O(n m). Gradients by
-    :func:`entropic.vjp`. Host arrays only.
+    :func:`entropic.vjp`. Backends: CPU.
 
     References
     ----------

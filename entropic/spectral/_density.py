@@ -187,8 +187,8 @@ def cauchy_schwarz_divergence(
     Notes
     -----
     Log-sums over tiles: O(n + m) memory, n^2 + n m + m^2 kernels in O(d) time each. Samples that are far apart beside
-    sigma have a large divergence, about ``|distance|^2 / (2 sigma^2)``, and never an infinite one.
-    :func:`entropic.vjp` has the gradients. Host arrays only.
+    sigma have a large divergence, about ``|distance|^2 / (2 sigma^2)``, and never an infinite one. :func:`entropic.vjp`
+    has the gradients. Backends: CPU.
 
     References
     ----------
@@ -260,8 +260,8 @@ def cauchy_schwarz_mutual_information(
 
     Notes
     -----
-    Three passes of log-sums over tiles: O(n) memory, 3 n^2 kernels. :func:`entropic.vjp` has the gradients. Host arrays
-    only.
+    Three passes of log-sums over tiles: O(n) memory, 3 n^2 kernels. :func:`entropic.vjp` has the gradients. Backends:
+    CPU.
 
     References
     ----------
@@ -334,8 +334,8 @@ def cauchy_schwarz_conditional(
 
     Notes
     -----
-    Four passes of log-sums over tiles: O(n) memory, 4 n^2 kernels. :func:`entropic.vjp` has the gradients. Host arrays
-    only.
+    Four passes of log-sums over tiles: O(n) memory, 4 n^2 kernels. :func:`entropic.vjp` has the gradients. Backends:
+    CPU.
 
     References
     ----------
@@ -410,7 +410,7 @@ def kde_entropy(x: Array, *, sigma: float, leave_one_out: bool = True, base: flo
 
     Notes
     -----
-    Log-sums over tiles: O(n) memory, n^2 kernels. :func:`entropic.vjp` has the gradient. Host arrays only.
+    Log-sums over tiles: O(n) memory, n^2 kernels. :func:`entropic.vjp` has the gradient. Backends: CPU.
 
     References
     ----------
@@ -489,7 +489,7 @@ def mixture_entropy(
     Notes
     -----
     Less the components' entropy, ``d/2 log(2 pi e sigma^2)``, they bound the mutual information of the mixture with its
-    component. Log-sums over tiles: O(n) memory, 2 n^2 kernels. Host arrays only.
+    component. Log-sums over tiles: O(n) memory, 2 n^2 kernels. Backends: CPU.
 
     References
     ----------

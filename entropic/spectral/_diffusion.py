@@ -304,7 +304,7 @@ def diffusion_spectral_entropy(
 
     A pass over the pairs computes each affinity once, for both points, and multiplies blocks of 16 or 32 vectors with
     it: about n^2 (d + 32) operations, of which there are some 10. The memory is O(n (d + vectors)), at most 64 MB of
-    vectors; up to 4,096 points the matrix is kept. Host arrays only.
+    vectors; up to 4,096 points the matrix is kept. Backends: CPU.
 
     References
     ----------
@@ -440,7 +440,7 @@ def diffusion_spectral_mutual_information(
     Notes
     -----
     It is not symmetric, and that of x with itself is not its entropy. The cost is that of ``(n_repeats + 1)`` entropies
-    for each class. Host arrays only.
+    for each class. Backends: CPU.
 
     References
     ----------
@@ -536,7 +536,7 @@ def diffusion_spectrum(
     Notes
     -----
     Block Lanczos with full orthogonalisation: some tens of passes over the pairs at most, each of about n^2 (d + 32)
-    operations, and O(n (d + vectors)) memory. Host arrays only.
+    operations, and O(n (d + vectors)) memory. Backends: CPU.
 
     References
     ----------

@@ -226,8 +226,8 @@ def matrix_entropy(
     The eigenvalues are those of the smaller of the covariance and the Gram matrix, which are the same but for zeros:
     O(n d min(n, d)) time and O(min(n, d)^2) memory beside a copy of x. float32 rows are multiplied in float32, 2,048 at
     a time, and added up in float64. ``center=False`` is the entropy of VNE, the default that of the evaluation of
-    language models (divide by ``log(d)``), and ``normalize=False`` that of the covariance itself.
-    :func:`entropic.vjp` has its gradient, for arrays. Host arrays only.
+    language models (divide by ``log(d)``), and ``normalize=False`` that of the covariance itself. :func:`entropic.vjp`
+    has its gradient, for arrays. Backends: CPU.
 
     References
     ----------
@@ -282,7 +282,7 @@ def von_neumann_entropy(rho: Array, *, order: float = 1.0, base: float | None = 
 
     Notes
     -----
-    O(n^3) time. :func:`entropic.vjp` has the gradient, -(log rho + 1) for a trace of 1 that is kept. Host arrays only.
+    O(n^3) time. :func:`entropic.vjp` has the gradient, -(log rho + 1) for a trace of 1 that is kept. Backends: CPU.
 
     Examples
     --------
@@ -325,7 +325,7 @@ def effective_rank(x: Any, *, power: float = 1.0, center: bool | None = None, no
     Notes
     -----
     Singular values are roots of the eigenvalues of the smaller side: those below 1e-8 of the largest are not resolved,
-    of which n could add up to n 1e-8 log(1e8) to the entropy. Cost and backends as :func:`matrix_entropy`.
+    of which n could add up to n 1e-8 log(1e8) to the entropy. Cost as :func:`matrix_entropy`. Backends: CPU.
 
     References
     ----------
@@ -372,7 +372,7 @@ def truncated_matrix_entropy(
 
     Notes
     -----
-    p has the sum 1 over all eigenvalues. Cost and backends as :func:`matrix_entropy`.
+    p has the sum 1 over all eigenvalues. Cost as :func:`matrix_entropy`. Backends: CPU.
 
     References
     ----------
@@ -413,7 +413,7 @@ def participation_ratio(x: Any, *, center: bool | None = None, normalize: bool |
 
     Notes
     -----
-    The exponential of the Renyi entropy of order 2. Cost and backends as :func:`matrix_entropy`.
+    The exponential of the Renyi entropy of order 2. Cost as :func:`matrix_entropy`. Backends: CPU.
 
     Examples
     --------
@@ -450,7 +450,7 @@ def stable_rank(x: Any, *, center: bool | None = None, normalize: bool | None = 
 
     Notes
     -----
-    Cost and backends as :func:`matrix_entropy`.
+    Cost as :func:`matrix_entropy`. Backends: CPU.
 
     Examples
     --------
@@ -496,8 +496,8 @@ def spectral_decay(
 
     Notes
     -----
-    Cost and backends as :func:`matrix_entropy`. Centring leaves n - 1 eigenvalues that are not rounding: choose `count`
-    below it where n <= d.
+    Cost as :func:`matrix_entropy`. Centring leaves n - 1 eigenvalues that are not rounding: choose `count` below it
+    where n <= d. Backends: CPU.
 
     Examples
     --------
@@ -585,7 +585,7 @@ def coding_rate(z: Array, *, eps: float = 0.5, labels: Any = None, base: float |
 
     Notes
     -----
-    By the eigenvalues of the smaller side. Cost and backends as :func:`matrix_entropy`.
+    By the eigenvalues of the smaller side. Cost as :func:`matrix_entropy`. Backends: CPU.
 
     References
     ----------
@@ -627,7 +627,7 @@ def coding_rate_reduction(z: Array, labels: Any, *, eps: float = 0.5, base: floa
 
     Notes
     -----
-    Cost and backends as :func:`coding_rate`, for each class. :func:`entropic.vjp` has the gradient to z.
+    Cost as :func:`coding_rate`, for each class. :func:`entropic.vjp` has the gradient to z. Backends: CPU.
 
     References
     ----------

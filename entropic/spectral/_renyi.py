@@ -119,7 +119,7 @@ def matrix_renyi_entropy(
     Notes
     -----
     O(n^3) time and O(n^2) memory; O(n^2) and O(n) for order 2 of Gaussian kernels, where the trace is a sum over the
-    elements. :func:`entropic.vjp` has the gradients. Host arrays only.
+    elements. :func:`entropic.vjp` has the gradients. Backends: CPU.
 
     References
     ----------
@@ -160,7 +160,7 @@ def matrix_mutual_information(
 
     Notes
     -----
-    The cost is that of three entropies. :func:`entropic.vjp` has the gradients. Host arrays only.
+    The cost is that of three entropies. :func:`entropic.vjp` has the gradients. Backends: CPU.
 
     References
     ----------

@@ -820,7 +820,7 @@ def sinkhorn(
     >>> result.plan().round(4)
     array([[0.5, 0. ],
            [0. , 0.5]])
-    >>> bool(result.converged), result.marginal_error < 1e-6
+    >>> bool(result.converged), bool(result.marginal_error < 1e-6)
     (True, True)
     """
     func = "sinkhorn"

@@ -142,6 +142,100 @@ void test_functions(const FamilyKernels<T>& k) {
   }
 }
 
+// The values of a state as sums over all scores, the target being the first.
+template <class T>
+std::vector<long double> exact_values(const std::vector<T>& x, const std::vector<T>& values, double inverse) {
+  long double top = -INFINITY, sum = 0, first = 0, second = 0, squares = 0, expected = 0;
+  for (T v : x) top = std::fmax(top, static_cast<long double>(v) * inverse);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const long double d = top - static_cast<long double>(x[i]) * inverse, e = std::exp(-d);
+    if (e == 0) continue;
+    sum += e;
+    first += e * d;
+    second += e * d * d;
+    squares += e * e;
+    expected += e * values[i];
+  }
+  const long double mean = first / sum;
+  return {top + std::log(sum),
+          std::log(sum) + mean,
+          x[0] * static_cast<long double>(inverse) - top - std::log(sum),
+          1 / sum,
+          squares / sum / sum,
+          second / sum - mean * mean,
+          expected / sum};
+}
+
+template <class T>
+void check_state(const Kernels& k, const char* what, const TokenSum& s, const std::vector<long double>& want) {
+  double got[kTokenValues];
+  k.finish_tokens(&s, got);
+  for (int i = 0; i < kTokenValues; ++i)
+    check_near(what, got[i], static_cast<double>(want[i]), 16 * std::numeric_limits<T>::epsilon());
+}
+
+template <class T>
+TokenSum empty_state(double inverse, T target) {
+  return {-HUGE_VAL, 0, 0, 0, 0, 0, 0, -1, inverse, static_cast<double>(target)};
+}
+
+// Rows near 0, far from it, with one high score, of equal scores and with gaps; whole, and of two parts.
+template <class T>
+void test_tokens(const Kernels& k) {
+  std::mt19937 generator(11);
+  std::normal_distribution<double> normal;
+  for (const double inverse : {1.0, 1 / 0.7})
+    for (const int n : {1, 2, 15, 16, 17, 200, 5000})
+      for (const int kind : {0, 1, 2, 3, 4}) {
+        std::vector<T> x(n), values(n);
+        for (int i = 0; i < n; ++i) {
+          x[i] = static_cast<T>(kind == 3 ? 1.5 : normal(generator) * 2 + (kind == 1 ? 512 : 0));
+          values[i] = static_cast<T>(normal(generator));
+          if (kind == 4 && i % 3 == 2) x[i] = -std::numeric_limits<T>::infinity();
+        }
+        if (kind == 2) x[n / 2] = 30;
+        const auto want = exact_values(x, values, inverse);
+        TokenSum whole = empty_state(inverse, x[0]);
+        k.of<T>().push_tokens(x.data(), values.data(), n, 0, &whole);
+        check_state<T>(k, "tokens", whole, want);
+        check(whole.argmax == std::max_element(x.begin(), x.end()) - x.begin(), "argmax", whole.argmax, n);
+        TokenSum left = empty_state(inverse, x[0]), right = empty_state<T>(inverse, std::nan(""));
+        k.of<T>().push_tokens(x.data(), values.data(), n / 2, 0, &left);
+        k.of<T>().push_tokens(x.data() + n / 2, values.data() + n / 2, n - n / 2, n / 2, &right);
+        const TokenSum merged = k.merge_tokens(right, left);
+        check_state<T>(k, "merged tokens", merged, want);
+        check(merged.argmax == whole.argmax, "merged argmax", merged.argmax, whole.argmax);
+      }
+}
+
+static void test_halves(const Kernels& k) {
+  std::mt19937 generator(13);
+  std::normal_distribution<float> normal(0, 3);
+  for (const int n : {1, 33, 3000}) {
+    std::vector<std::uint16_t> stored(n);
+    std::vector<float> exact(n), wide(n), zeros(n, 0.0f);
+    for (int i = 0; i < n; ++i) {
+      std::uint32_t bits;
+      const float v = normal(generator);
+      std::memcpy(&bits, &v, sizeof(bits));
+      stored[i] = static_cast<std::uint16_t>(bits >> 16);
+      bits &= 0xffff0000u;
+      std::memcpy(&exact[i], &bits, sizeof(bits));
+    }
+    k.widen_half(stored.data(), n, true, wide.data());
+    check(wide == exact, "bfloat16", n, 0);
+    TokenSum s = empty_state(1.0, exact[0]);
+    k.push_bfloat_tokens(stored.data(), n, 0, &s);
+    check_state<float>(k, "bfloat16 tokens", s, exact_values(exact, zeros, 1.0));
+  }
+  // float16: zero, the least number, a subnormal one, the least normal one, 1, the largest, infinity
+  const std::vector<std::uint16_t> stored{0x8000, 0x0001, 0x03ff, 0x0400, 0x3c00, 0x7bff, 0xfc00};
+  const std::vector<float> exact{-0.0f, 0x1p-24f, 0x1.ff8p-15f, 0x1p-14f, 1.0f, 65504.0f, -HUGE_VALF};
+  std::vector<float> wide(stored.size());
+  k.widen_half(stored.data(), static_cast<index_t>(stored.size()), false, wide.data());
+  check(std::memcmp(wide.data(), exact.data(), exact.size() * sizeof(float)) == 0, "float16", wide[1], exact[1]);
+}
+
 // The largest keys meet, one lane at a time.
 static void test_couplings(const CouplingKernels& k) {
   constexpr int lanes = 8, shift = 6;
@@ -358,7 +452,9 @@ int main() {
   test_rows(k.f64);
   test_lanes(k.f32);
   test_lanes(k.f64);
-
+  test_tokens<float>(k);
+  test_tokens<double>(k);
+  test_halves(k);
   test_couplings(*k.coupling);
   test_neighbors(*k.neighbors);
   test_spectral(*k.spectral);
