@@ -19,6 +19,7 @@ __all__: list[str] = [
     "coupling_solve",
     "coupling_solve_batch",
     "cuda_build",
+    "divergences",
     "elementwise",
     "finish_states",
     "finish_tokens",
@@ -42,6 +43,7 @@ __all__: list[str] = [
     "reduce_states",
     "scan",
     "set_num_threads",
+    "sum_softmax",
     "token_states",
     "token_states_quick",
     "transport_apply",
@@ -53,6 +55,7 @@ __all__: list[str] = [
     "transport_softmin",
     "transport_solve",
     "version",
+    "weigh_gaps",
 ]
 
 class PointIndex:
@@ -170,6 +173,12 @@ def coupling_solve_batch(
     numpy.typing.NDArray[numpy.float64],
     numpy.typing.NDArray[numpy.int32],
 ]: ...
+def divergences(
+    x: numpy.ndarray,
+    y: numpy.ndarray,
+    kind: typing.SupportsInt | typing.SupportsIndex,
+    order: typing.SupportsFloat | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float64]: ...
 def elementwise(name: str, x: numpy.ndarray) -> numpy.ndarray: ...
 def finish_states(
     fields: numpy.typing.NDArray[numpy.float64], value: typing.SupportsInt | typing.SupportsIndex
@@ -226,6 +235,9 @@ def reduce_states(
 ) -> numpy.typing.NDArray[numpy.float64]: ...
 def scan(a: numpy.ndarray, axis: typing.SupportsInt | typing.SupportsIndex, out: numpy.ndarray) -> None: ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+def sum_softmax(
+    x: numpy.ndarray, factor: numpy.typing.NDArray[numpy.float64]
+) -> numpy.typing.NDArray[numpy.float64]: ...
 def token_states(
     a: numpy.ndarray,
     axis: typing.SupportsInt | typing.SupportsIndex,
@@ -351,6 +363,12 @@ def transport_solve(
     numpy.typing.NDArray[numpy.float64],
     numpy.typing.NDArray[numpy.int32],
 ]: ...
+def weigh_gaps(
+    x: numpy.ndarray,
+    tops: numpy.typing.NDArray[numpy.float64],
+    w: numpy.ndarray | None,
+    c: numpy.typing.NDArray[numpy.float64] | None,
+) -> numpy.typing.NDArray[numpy.float64]: ...
 
 coupling_exact_atoms: int = 22
 cuda_build: str

@@ -255,6 +255,11 @@ void together(cpu::View& x, cpu::View& out) {
   cpu::collapse(x.outer, out.outer);
 }
 
+void require_one_shape(const py::array& a, const py::array& b) {
+  if (a.ndim() != b.ndim() || !std::equal(a.shape(), a.shape() + a.ndim(), b.shape()))
+    throw std::invalid_argument("shapes differ");
+}
+
 void require_floating_out(const py::array& out) {
   if (!out.writeable() || out.dtype().kind() == 'c') throw std::invalid_argument("out cannot be written");
 }
@@ -263,8 +268,7 @@ void map_rows(const py::array& a, std::uint64_t axes, int map, const std::option
               py::array out) {
   cpu::View x = view_of(a, axes), to = view_of(out, axes);
   require_floating_out(out);
-  if (a.ndim() != out.ndim() || !std::equal(a.shape(), a.shape() + a.ndim(), out.shape()))
-    throw std::invalid_argument("out has another shape");
+  require_one_shape(a, out);
   const auto kind = static_cast<cpu::RowMap>(map);
   const bool gradient = kind != cpu::RowMap::softmax && kind != cpu::RowMap::log_softmax;
   const index_t wanted = x.rows() * (kind == cpu::RowMap::linear ? 2 : 1);
@@ -279,13 +283,71 @@ void map_rows(const py::array& a, std::uint64_t axes, int map, const std::option
   raise_if_interrupted(finished);
 }
 
+// A (rows, columns) array.
+cpu::View matrix_view(const py::array& a) {
+  if (a.ndim() != 2) throw std::invalid_argument("two dimensions");
+  cpu::View view = view_of(a, 2);
+  cpu::collapse(view.outer);
+  cpu::collapse(view.inner);
+  return view;
+}
+
+// Values and shifts of rows, (2, rows).
+Dense<double> divergences(const py::array& x, const py::array& y, int kind, double order) {
+  require_one_shape(x, y);
+  const cpu::View a = matrix_view(x), b = matrix_view(y);
+  Dense<double> out({py::ssize_t(2), x.shape(0)});
+  bool finished;
+  {
+    MaybeReleaseGil released(x.size());
+    finished = cpu::divergences(a, b, static_cast<cpu::Divergence>(kind), order, out.mutable_data());
+  }
+  raise_if_interrupted(finished);
+  return out;
+}
+
+// Weighted gaps and weights of rows, (2, rows).
+Dense<double> weigh_gaps(const py::array& x, const Dense<double>& tops, const std::optional<py::array>& w,
+                         const std::optional<Dense<double>>& c) {
+  const cpu::View scores = matrix_view(x);
+  if (w) require_one_shape(x, *w);
+  if (tops.size() != x.shape(0) || (c && c->size() != x.shape(1)))
+    throw std::invalid_argument("one maximum a row, one factor a column");
+  const cpu::View weights = w ? matrix_view(*w) : scores;
+  Dense<double> out({py::ssize_t(2), x.shape(0)});
+  bool finished;
+  {
+    MaybeReleaseGil released(x.size());
+    finished =
+        cpu::weigh_gaps(scores, tops.data(), w ? &weights : nullptr, c ? c->data() : nullptr, out.mutable_data());
+  }
+  raise_if_interrupted(finished);
+  return out;
+}
+
+// sum over rows of factor softmax(row), (columns,).
+Dense<double> sum_softmax(const py::array& x, const Dense<double>& factor) {
+  const cpu::View scores = matrix_view(x);
+  if (factor.size() != x.shape(0)) throw std::invalid_argument("one factor a row");
+  const cpu::View reduced = reduction_view(x, 2);
+  std::vector<LogSum> states(static_cast<std::size_t>(x.shape(0)));
+  Dense<double> out(x.shape(1));
+  bool finished;
+  {
+    MaybeReleaseGil released(x.size());
+    finished = cpu::reduce_states(reduced, states.data()) &&
+               cpu::sum_softmax(scores, factor.data(), states.data(), out.mutable_data());
+  }
+  raise_if_interrupted(finished);
+  return out;
+}
+
 // Running sums along one axis.
 void scan(const py::array& a, int axis, py::array out) {
   const std::uint64_t axes = std::uint64_t(1) << axis;
   cpu::View x = view_of(a, axes), to = view_of(out, axes);
   require_floating_out(out);
-  if (a.ndim() != out.ndim() || !std::equal(a.shape(), a.shape() + a.ndim(), out.shape()))
-    throw std::invalid_argument("out has another shape");
+  require_one_shape(a, out);
   if (a.size() == 0) return;
   cpu::collapse(x.outer, to.outer);
   bool finished;
@@ -367,6 +429,9 @@ void register_logits(py::module_& m) {
   m.def("finish_states", &finish_states, py::arg("fields").noconvert(), "value"_a);
   m.def("log_abs_states", &log_abs_states, py::arg("fields").noconvert());
   m.def("map_rows", &map_rows, "a"_a, "axes"_a, "map"_a, "cotangent"_a, "out"_a);
+  m.def("divergences", &divergences, "x"_a, "y"_a, "kind"_a, "order"_a);
+  m.def("weigh_gaps", &weigh_gaps, "x"_a, py::arg("tops").noconvert(), "w"_a, py::arg("c").noconvert());
+  m.def("sum_softmax", &sum_softmax, "x"_a, py::arg("factor").noconvert());
   m.def("scan", &scan, "a"_a, "axis"_a, "out"_a);
   m.def("reduce_segments", &reduce_segments, "a"_a, "ids"_a, "segments"_a);
   m.def("reduce_dot", &reduce_dot, "x"_a, "y"_a, "scale"_a, "value"_a);

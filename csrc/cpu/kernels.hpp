@@ -27,6 +27,11 @@ struct FamilyKernels {
   // Writes rows x lanes scores, with m, a, b for each lane.
   void (*write_lanes)(Write what, const T* x, index_t ld, index_t rows, index_t lanes, const T* m, const T* a,
                       const T* b, T* out, index_t out_ld);
+  // Adds sum w c (top - x) and sum w c to sums; w or c may be null, which is 1. A weight of 0 makes nothing of an
+  // infinite gap.
+  void (*weigh_gaps)(const T* x, const T* w, const double* c, index_t n, double top, double* sums);
+  // total[j] += a exp(x[j] - m)
+  void (*add_exps)(const T* x, index_t n, double m, double a, double* total);
   // out[c * ld + r] = x[r * stride + c]
   void (*transpose)(const T* x, index_t stride, index_t rows, index_t cols, T* out, index_t ld);
   // out[r * out_ld + j] = scale metric(x_r, y_j), with y given transposed: yt[k * ld + j]. `ld` and `out_ld` are
@@ -102,6 +107,16 @@ struct SpectralKernels {
                       index_t v_ld, index_t columns, double* y, index_t y_ld);
 };
 
+// See entropic/pairs.hpp.
+struct PairKernels {
+  void (*tops)(const double* x, const double* y, index_t n, PairSums* s);
+  void (*sums)(const double* x, const double* y, index_t n, PairSums* s);
+  void (*excess)(const double* x, const double* y, index_t n, double top, double centre, bool near, PairExcess* sums);
+  double (*middle)(const double* x, const double* y, index_t n, double log_x, double log_y, double shift, bool near);
+  double (*tilt)(const double* x, const double* y, index_t n, double log_x, double log_y, double shift, double b,
+                 bool near);
+};
+
 struct Kernels {
   const char* name;
   int float_lanes;
@@ -124,6 +139,7 @@ struct Kernels {
   // x holds `rows` steps of `lanes` running sums, rows `ld` apart, and becomes the running values; the sums are r +
   // low.
   void (*scan)(double* x, index_t ld, index_t rows, index_t lanes, double* m, double* r, double* low);
+  PairKernels pairs;
   const TransportKernels* transport;
   const CouplingKernels* coupling;
   const NeighborKernels* neighbors;

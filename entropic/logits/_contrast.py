@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from .. import _core
 from .._backend import Array, backend_of, refuse_cuda, to_numpy
 from .._validate import check_choice, check_positive
 from .._vjp import Pullback, cotangent_of, rule_for
 from ._cross_entropy import REDUCTIONS, cross_entropy
-from ._functions import cast, check_real, float_dtype, host_real, logcumsumexp, logmeanexp, softmax
+from ._functions import LOGSUMEXP, cast, check_real, float_dtype, host_real, logcumsumexp, logmeanexp, softmax
 from ._rows import compute_dtype
 
 
@@ -24,7 +26,7 @@ def _contrast_problem(
     check_choice(func, "reduction", reduction, REDUCTIONS)
     scale = check_positive(func, "temperature", temperature)
     dtype = compute_dtype(s)
-    z = np.divide(s, scale, dtype=dtype)
+    z = s.astype(dtype, copy=False) if scale == 1 else np.divide(s, scale, dtype=dtype)
     if log_weights is not None:
         w = to_numpy(func, "log_weights", log_weights)
         check_real(func, "log_weights", w)
@@ -156,6 +158,13 @@ def _critic(func: str, joint: Array, product: Array) -> tuple[Any, np.ndarray, n
     return backend, x, y, np.result_type(compute_dtype(x), compute_dtype(y))
 
 
+def _log_mean_exp(y: np.ndarray) -> float:
+    """In float64, of scores in their own type."""
+    if compute_dtype(y) == np.float64:
+        return float(logmeanexp(y))
+    return float(_core.finish_states(_core.reduce_states(y, (1 << y.ndim) - 1), LOGSUMEXP)) - math.log(y.size)
+
+
 def donsker_varadhan(scores_joint: Array, scores_product: Array) -> Any:
     """Donsker-Varadhan lower bound on the mutual information, ``mean(joint) - log(mean(exp(product)))``.
 
@@ -194,7 +203,7 @@ def donsker_varadhan(scores_joint: Array, scores_product: Array) -> Any:
     1.0
     """
     backend, x, y, dtype = _critic("donsker_varadhan", scores_joint, scores_product)
-    value = x.mean(dtype=np.float64) - logmeanexp(y.astype(np.float64))
+    value = x.mean(dtype=np.float64) - _log_mean_exp(y)
     return backend.wrap(dtype.type(value))
 
 
@@ -233,7 +242,7 @@ def nwj(scores_joint: Array, scores_product: Array) -> Any:
     """
     backend, x, y, dtype = _critic("nwj", scores_joint, scores_product)
     with np.errstate(over="ignore"):
-        value = x.mean(dtype=np.float64) - np.exp(logmeanexp(y.astype(np.float64)) - 1)
+        value = x.mean(dtype=np.float64) - np.exp(_log_mean_exp(y) - 1)
         return backend.wrap(dtype.type(value))
 
 
@@ -242,7 +251,10 @@ def _critic_pullback(func: str, backend: Any, x: np.ndarray, y: np.ndarray, size
 
     def pullback(g: Any) -> tuple[Any, ...]:
         cotangent = float(cotangent_of(func, g, ()))
-        grads = np.full(x.shape, cotangent / x.size), softmax(y.astype(np.float64)) * (-cotangent * size)
+        grads = (
+            np.full(x.shape, cotangent / x.size),
+            softmax(y.astype(compute_dtype(y), copy=False)) * (-cotangent * size),
+        )
         return tuple(
             backend.wrap(cast(np.asarray(grad), float_dtype(given))) for grad, given in zip(grads, (x, y), strict=True)
         )
@@ -264,7 +276,7 @@ def _nwj_rule(scores_joint: Array, scores_product: Array, *, wrt: tuple[str, ...
     func = "nwj"
     backend, x, y, _ = _critic(f"vjp of {func}", scores_joint, scores_product)
     with np.errstate(over="ignore"):
-        size = float(np.exp(logmeanexp(y.astype(np.float64)) - 1))
+        size = float(np.exp(_log_mean_exp(y) - 1))
     return nwj(scores_joint, scores_product), _critic_pullback(func, backend, x, y, size)
 
 
@@ -286,12 +298,12 @@ def _ranked(func: str, scores: Array, ranking: Array) -> tuple[Any, np.ndarray, 
     n, ranked = s.shape[-1], order.shape[-1]
     if order.size and not (order.min() >= 0 and order.max() < n):
         raise ValueError(f"{func}: `ranking` must be in [0, {n})")
-    # The place of each item, those that are not ranked behind all others.
-    place = np.full(s.shape, n, np.int64)
-    np.put_along_axis(place, order.astype(np.int64), np.arange(ranked), axis=-1)
-    if np.count_nonzero(place < n) != order.size:
+    unranked = np.ones(s.shape, bool)
+    np.put_along_axis(unranked, order.astype(np.int64), False, axis=-1)
+    if s.size - np.count_nonzero(unranked) != order.size:
         raise ValueError(f"{func}: `ranking` names an item twice")
-    return backend, s, np.argsort(place, axis=-1, kind="stable"), ranked
+    rest = np.nonzero(unranked)[-1].reshape(*s.shape[:-1], n - ranked)
+    return backend, s, np.concatenate([order.astype(np.int64), rest], axis=-1), ranked
 
 
 def plackett_luce_nll(scores: Array, ranking: Array) -> Any:
@@ -334,7 +346,7 @@ def plackett_luce_nll(scores: Array, ranking: Array) -> Any:
     """
     func = "plackett_luce_nll"
     backend, s, order, ranked = _ranked(func, scores, ranking)
-    z = np.take_along_axis(s.astype(np.float64), order, axis=-1)
+    z = np.take_along_axis(s, order, axis=-1).astype(np.float64)
     with np.errstate(invalid="ignore"):
         value = np.logaddexp(0.0, _later(z)[..., :ranked] - z[..., :ranked]).sum(axis=-1)
     return backend.wrap(cast(np.asarray(value), float_dtype(s))[()])
@@ -355,7 +367,7 @@ def _plackett_luce_rule(scores: Array, ranking: Array, *, wrt: tuple[str, ...] =
 
     def pullback(g: Any) -> tuple[Any, ...]:
         cotangent = cotangent_of(func, g, s.shape[:-1])[..., None]
-        z = np.take_along_axis(s.astype(np.float64), order, axis=-1)
+        z = np.take_along_axis(s, order, axis=-1).astype(np.float64)
         grad = np.zeros(z.shape)
         if ranked:
             # exp(s_j) sum over places i <= j of 1 / (sum of what was left at i), less one for each that was drawn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,16 @@ from .._vjp import Pullback, cotangent_of, rule_for
 from ._functions import LINEAR, cast, float_dtype, host_real, scalar_or_array
 from ._rows import Rows, cap_slope, capped, check_softcap, check_targets
 from ._token_rules import place_at
-from ._tokens import MAX, TARGET, R
 
 REDUCTIONS = ("mean", "sum", "none")
+
+
+class LossStates(NamedTuple):
+    """Of rows: the largest logit, sum exp(logit - largest) over the others, and the target's logit (nan if soft)."""
+
+    top: np.ndarray
+    rest: np.ndarray
+    target: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,9 @@ class Loss:
 
     def shares(self, dtype: np.dtype, rows: slice) -> np.ndarray:
         """Weighted target distributions of rows with soft targets, smoothed."""
-        q: np.ndarray = self.targets[rows].astype(dtype)
-        q = q * (1 - self.smoothing) + self.smoothing / self.width
+        q: np.ndarray = self.targets[rows].astype(dtype, copy=False)
+        if self.smoothing:
+            q = q * (1 - self.smoothing) + self.smoothing / self.width
         if self.weight is not None:
             q = q * self.weight.astype(dtype)
         return q
@@ -66,34 +74,40 @@ class Loss:
         weights = np.where(counted, 1.0 if self.weight is None else self.weight[targets], 0.0)
         return targets, weights * (1 - self.smoothing), counted
 
-    def states(self, z: np.ndarray, rows: slice) -> np.ndarray:
-        """Token states of a chunk of capped logits."""
-        targets = None if self.soft else self.hard(rows)[0]
-        return _core.token_states(z, 1, np.ones(len(z)), targets, None)
+    def states(self, z: np.ndarray, rows: slice) -> LossStates:
+        """Of a chunk of capped logits."""
+        top, rest, _ = _core.reduce_states(z, 2)
+        if self.soft or not z.size:
+            return LossStates(top, rest, np.full(len(z), np.nan))
+        return LossStates(top, rest, z[np.arange(len(z)), self.hard(rows)[0]].astype(np.float64))
 
-    def values(self, z: np.ndarray, states: np.ndarray, rows: slice) -> np.ndarray:
+    def values(self, z: np.ndarray, states: LossStates, rows: slice) -> np.ndarray:
         """The losses of a chunk, float64; of terms that have one sign."""
-        log_mass = np.log1p(states[R])
+        log_mass = np.log1p(states.rest)
         if self.soft:
-            q = self.shares(np.dtype(np.float64), rows)
-            return np.asarray(q.sum(axis=1) * log_mass + _weighted_gaps(z, states[MAX], q))
+            gaps, shares = (1 - self.smoothing) * _core.weigh_gaps(z, states.top, self.targets[rows], self.weight)
+            soft: np.ndarray = shares * log_mass + gaps
+            return soft + self._smooth(z, states, log_mass) if self.smoothing else soft
         _, weights, counted = self.hard(rows)
         with np.errstate(invalid="ignore"):
             # not max - target + log_mass of rows without mass, which have -inf in both
-            surprise = np.where(np.isneginf(states[TARGET]), np.inf, states[MAX] - states[TARGET] + log_mass)
+            surprise = np.where(np.isneginf(states.target), np.inf, states.top - states.target + log_mass)
             loss = np.where(weights == 0, 0.0, weights * surprise)
         if self.smoothing:
-            each = self._smoothing_weights()
-            smooth = each.sum() * log_mass + _weighted_gaps(z, states[MAX], each[None])
-            loss = loss + np.where(counted, smooth, 0.0)
+            loss = loss + np.where(counted, self._smooth(z, states, log_mass), 0.0)
         return loss
+
+    def _smooth(self, z: np.ndarray, states: LossStates, log_mass: np.ndarray) -> np.ndarray:
+        """The part of the loss that the equal shares of the smoothing make."""
+        gaps, shares = self.smoothing / self.width * _core.weigh_gaps(z, states.top, None, self.weight)
+        return np.asarray(shares * log_mass + gaps)
 
     def _smoothing_weights(self) -> np.ndarray:
         share = self.smoothing / self.width
         return np.full(self.width, share) if self.weight is None else self.weight * share
 
     def gradient(
-        self, z: np.ndarray, states: np.ndarray, rows: slice, g: np.ndarray, out: np.ndarray | None = None
+        self, z: np.ndarray, states: LossStates, rows: slice, g: np.ndarray, out: np.ndarray | None = None
     ) -> np.ndarray:
         """Gradient to a chunk of capped logits of losses with cotangents `g`; `out` may be the chunk itself."""
         if self.soft:
@@ -110,10 +124,10 @@ class Loss:
         if self.smoothing:
             grad -= (g[:, None] * each).astype(z.dtype)
         # p - 1 = -(r - expm1(target - max)) / (1 + r) where p is nearly 1
-        share = 1 / (1 + states[R])
-        gap = states[TARGET] - states[MAX]
+        share = 1 / (1 + states.rest)
+        gap = states.target - states.top
         own = each[targets]
-        at = g * share * ((each.sum() - own) * np.exp(gap) - (weights + own) * (states[R] - np.expm1(gap)))
+        at = g * share * ((each.sum() - own) * np.exp(gap) - (weights + own) * (states.rest - np.expm1(gap)))
         place_at(grad, np.where(counted, targets, -1), at.astype(z.dtype), add=False)
         grad[~counted] = 0
         return _without_empty(grad, states)
@@ -132,13 +146,6 @@ class Loss:
         return np.broadcast_to(g.reshape(-1), (len(self.targets),))
 
 
-def _weighted_gaps(z: np.ndarray, top: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """sum_j w_j (max - z_j) of each row, in float64; a weight of 0 makes nothing of an infinite gap."""
-    with np.errstate(invalid="ignore"):
-        gaps = top[:, None] - z.astype(np.float64)
-        return np.asarray(np.where(weights == 0, 0.0, weights * gaps).sum(axis=1))
-
-
 def _softmax_times(z: np.ndarray, factor: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     grad = np.empty(z.shape, z.dtype) if out is None else out
     if grad.size:
@@ -146,8 +153,8 @@ def _softmax_times(z: np.ndarray, factor: np.ndarray, out: np.ndarray | None) ->
     return grad
 
 
-def _without_empty(grad: np.ndarray, states: np.ndarray) -> np.ndarray:
-    grad[np.isneginf(states[MAX]) & (states[R] == 0)] = 0
+def _without_empty(grad: np.ndarray, states: LossStates) -> np.ndarray:
+    grad[np.isneginf(states.top) & (states.rest == 0)] = 0
     return grad
 
 
@@ -178,7 +185,8 @@ def check_loss(
         if given.shape != full:
             raise ValueError(f"{func}: soft `targets` must have the shape of the logits {full}, got {given.shape}")
         numbers = np.moveaxis(given, axis, -1).reshape(-1, width)
-        if not (numbers >= 0).all() or not np.isfinite(numbers).all():
+        # two passes without an array of their own, in which nan comes through
+        if numbers.size and not (numbers.min() >= 0 and numbers.max() < np.inf):
             raise ValueError(f"{func}: soft `targets` must be finite and not negative")
     else:
         numbers = check_targets(func, targets, batch).reshape(-1)
@@ -211,10 +219,11 @@ def _chunk(rows: Rows, chunk: slice, loss: Loss) -> tuple[np.ndarray, np.ndarray
 
 def _losses(rows: Rows, loss: Loss) -> np.ndarray:
     losses = np.empty(rows.count)
-    if loss.softcap is None and not loss.soft and not loss.smoothing:
-        targets = np.ascontiguousarray(loss.hard(slice(None))[0].reshape(rows.batch))
-        states = _core.token_states(rows.x, rows.axis, np.ones(rows.batch), targets, None).reshape(10, -1)
-        return loss.values(rows.x, states, slice(None))
+    if loss.softcap is None and not loss.soft and not loss.smoothing and rows.width:
+        top, rest, _ = _core.reduce_states(rows.x, 1 << rows.axis).reshape(3, -1)
+        targets = loss.hard(slice(None))[0].reshape(*rows.batch, 1)
+        target = np.take_along_axis(rows.moved, targets, axis=-1).astype(np.float64)
+        return loss.values(rows.x, LossStates(top, rest, target.reshape(-1)), slice(None))
     for chunk in rows.chunks():
         z = _chunk(rows, chunk, loss)[1]
         losses[chunk] = loss.values(z, loss.states(z, chunk), chunk)
@@ -319,7 +328,7 @@ def _cross_entropy_rule(
                 part *= cap_slope(raw, loss.softcap, rows.dtype)
             grad[chunk] = cast(part, grad.dtype)
             if by_target is not None:
-                surprise = states[MAX][:, None] - z.astype(np.float64) + np.log1p(states[R])[:, None]
+                surprise = states.top[:, None] - z.astype(np.float64) + np.log1p(states.rest)[:, None]
                 weights = 1.0 if loss.weight is None else loss.weight
                 by_target[chunk] = each[chunk, None] * (1 - loss.smoothing) * weights * surprise
 

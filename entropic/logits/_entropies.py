@@ -215,8 +215,8 @@ def _mean_softmax(rows: Rows, groups: int) -> np.ndarray:
         step = max(1, (8 << 20) // max(1, 8 * rows.width))
         for first in range(group * size, (group + 1) * size, step):
             last = min(first + step, (group + 1) * size)
-            total[group] += softmax_rows(rows.chunk(first, last).astype(rows.dtype, copy=False)).sum(axis=0)
-    return total / max(size, 1)
+            total[group] += _core.sum_softmax(rows.chunk(first, last), np.full(last - first, 1 / size))
+    return total
 
 
 def _surprise(p: np.ndarray) -> np.ndarray:
@@ -264,7 +264,7 @@ def marginal_entropy(
 
     Notes
     -----
-    Probabilities of 8 MiB of rows at a time are added up in float64; the largest mean probability enters through
+    Probabilities are added up in float64, column by column, and not stored; the largest mean probability enters through
     log1p of the sum of the others. A row without mass counts as zeros. Gradient (:func:`entropic.vjp`) with a second
     pass. Backends: CPU.
 

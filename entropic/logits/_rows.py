@@ -140,7 +140,7 @@ class Filters:
 
     def _select(self, z: np.ndarray, count: np.ndarray, inverse: np.ndarray) -> np.ndarray:
         # All three keep a run of one order: largest first, and of equals the one with the lower index.
-        has_nan = np.isnan(z).any(axis=1)  # nothing is dropped from a row that comes to nan anyway
+        has_nan = np.isnan(z.max(axis=1))  # nothing is dropped from a row that comes to nan anyway
         if self.top_k is not None:
             count = np.minimum(count, self.top_k)
         most = max(int(count.max()), 1)
@@ -152,9 +152,13 @@ class Filters:
             # 0.29 * 100 is 28.999...: a product that is whole but for rounding counts as whole
             count = count - np.floor(np.round(self.drop_fraction * count, 9)).astype(np.int64)
         last = np.take_along_axis(ordered, np.maximum(count - 1, 0)[:, None], axis=1)
-        spare = count - (z > last).sum(axis=1)  # how many of those equal to the last one stay
-        equal = z == last
-        kept = (z > last) | (equal & (np.cumsum(equal, axis=1) <= spare[:, None]))
+        kept = z >= last
+        tied = np.count_nonzero(kept, axis=1) > count
+        if tied.any():  # of those equal to the last one, some stay
+            z_tied = z[tied]
+            above, equal = z_tied > last[tied], z_tied == last[tied]
+            spare = count[tied] - np.count_nonzero(above, axis=1)
+            kept[tied] = above | (equal & (np.cumsum(equal, axis=1) <= spare[:, None]))
         return np.where(kept | has_nan[:, None], z, z.dtype.type(-np.inf))
 
     def _nucleus(self, ordered: np.ndarray, count: np.ndarray, inverse: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from ._functions import (
     softmax,
     softmax_entropy,
 )
+from ._rows import compute_dtype
 
 KINDS = ("mass", "count", "monte_carlo")
 
@@ -223,7 +224,7 @@ def _neighbors(
         if given.shape != s.shape[:-1] or not (np.isfinite(given).all() and (given >= 0).all()):
             raise ValueError(f"{func}: `weights` must be finite, not negative and of shape {s.shape[:-1]}")
         share = given.astype(np.float64)
-    z = s.astype(np.float64) / scale
+    z = np.divide(s, scale, dtype=compute_dtype(s))
     if not keeps:
         z[..., np.arange(n), np.arange(n)] = -np.inf
     return backend, s, z, share, scale
@@ -259,7 +260,7 @@ def soft_nearest_entropy(
 
     Notes
     -----
-    Time O(n^2), float64, one copy. Gradient of `similarity` (:func:`entropic.vjp`). Backends: CPU.
+    Time O(n^2), one copy; sums are float64. Gradient of `similarity` (:func:`entropic.vjp`). Backends: CPU.
 
     References
     ----------
@@ -291,7 +292,7 @@ def _soft_nearest_entropy_rule(
 
     def pullback(g: Any) -> tuple[Any, ...]:
         each = -share * cotangent_of(func, g, s.shape[:-2])[..., None] / scale
-        grad = np.empty(z.shape)
+        grad = np.empty_like(z)
         _core.map_rows(z, 1 << (z.ndim - 1), LOGSUMEXP_VJP, np.ascontiguousarray(each), grad)
         return (backend.wrap(cast(grad, float_dtype(s))),)
 

@@ -105,12 +105,15 @@ def token_stats(row, temperature=1.0, kept=None, values=None, target=None):
 
 
 def divergence(x, y, kind, order=None):
-    """Of softmax(x) and softmax(y), whose masses are all positive, as mpf."""
+    """Of softmax(x) and softmax(y), as mpf; a logit of -inf has no mass."""
     with mpmath.workdps(DIGITS):
         p, q = softmax(x), softmax(y)
 
+        def log_ratio(u, v):
+            return mpmath.log(u / v) if v else mpmath.inf
+
         def kl(a, b):
-            return mpmath.fsum(u * mpmath.log(u / v) for u, v in zip(a, b, strict=True))
+            return mpmath.fsum(u * log_ratio(u, v) for u, v in zip(a, b, strict=True) if u)
 
         middle = [(u + v) / 2 for u, v in zip(p, q, strict=True)]
         by_kind = {
@@ -122,10 +125,15 @@ def divergence(x, y, kind, order=None):
         if kind in by_kind:
             return by_kind[kind]()
         if order == np.inf:
-            return max(mpmath.log(u / v) for u, v in zip(p, q, strict=True))
+            return max(log_ratio(u, v) for u, v in zip(p, q, strict=True) if u)
         a = mpmath.mpf(order)
-        overlap = mpmath.fsum(u**a * v ** (1 - a) for u, v in zip(p, q, strict=True))
-        return mpmath.log(overlap) / (a - 1) if kind == "renyi" else (overlap - 1) / (a * (a - 1))
+
+        def power(u, exponent):
+            return u**exponent if u or exponent > 0 else mpmath.inf
+
+        overlap = mpmath.fsum(power(u, a) * power(v, 1 - a) for u, v in zip(p, q, strict=True) if u or v)
+        log_overlap = mpmath.log(overlap) if overlap else -mpmath.inf
+        return log_overlap / (a - 1) if kind == "renyi" else (overlap - 1) / (a * (a - 1))
 
 
 def row_entropy(x, kind, order=None):

@@ -3,6 +3,7 @@
 #include "../kernels.hpp"
 #include "../simd.hpp"
 #include "entropic/metrics.hpp"
+#include "entropic/pairs.hpp"
 #include "entropic/reducers.hpp"
 #include "entropic/tokens.hpp"
 #include "set.hpp"
@@ -129,6 +130,55 @@ void write_lanes_of(Write what, const T* x, index_t ld, index_t rows, index_t la
 }
 
 template <class T>
+void weigh_gaps_of(const T* x, const T* w, const double* c, index_t n, double top, double* sums) {
+  using P = NativePack<T>;
+  using D = typename P::Wide;
+  T ones[P::width];
+  P(T(1)).store(ones);
+  D gaps(0.0), weights(0.0);
+  for (index_t j = 0; j < n; j += P::width) {
+    const index_t left = n - j;
+    const bool whole = left >= P::width;
+    D score[P::wide_parts], weight[P::wide_parts];
+    (whole ? P::load(x + j) : P::load_partial(x + j, left, T(0))).widen(score);
+    if (w) (whole ? P::load(w + j) : P::load_partial(w + j, left, T(0))).widen(weight);
+    else (whole ? P(T(1)) : P::load_partial(ones, left, T(0))).widen(weight);
+    for (int i = 0; i < P::wide_parts; ++i) {
+      const index_t at = i * D::width;
+      if (c) {
+        if (left >= at + D::width) weight[i] = weight[i] * D::load(c + j + at);
+        else if (left > at) weight[i] = weight[i] * D::load_partial(c + j + at, left - at, 0.0);
+      }
+      weights = weights + weight[i];
+      gaps = gaps + zero_unless(not_equal(weight[i], D(0.0)), weight[i] * (D(top) - score[i]));
+    }
+  }
+  sums[0] += gaps.sum();
+  sums[1] += weights.sum();
+}
+
+template <class T>
+void add_exps_of(const T* x, index_t n, double m, double a, double* total) {
+  using P = NativePack<T>;
+  using D = typename P::Wide;
+  const P top(static_cast<T>(m)), factor(static_cast<T>(a)), none(T(0));
+  for (index_t j = 0; j < n; j += P::width) {
+    const index_t left = n - j;
+    const bool whole = left >= P::width;
+    D part[P::wide_parts];
+    probability<P, false>(whole ? P::load(x + j) : P::load_partial(x + j, left, T(0)), top, factor, none).widen(part);
+    if (whole) {
+      for (int i = 0; i < P::wide_parts; ++i)
+        (D::load(total + j + i * D::width) + part[i]).store(total + j + i * D::width);
+    } else {
+      double buffer[P::width];
+      for (int i = 0; i < P::wide_parts; ++i) part[i].store(buffer + i * D::width);
+      for (index_t i = 0; i < left; ++i) total[j + i] += buffer[i];
+    }
+  }
+}
+
+template <class T>
 void transpose_of(const T* x, index_t stride, index_t rows, index_t cols, T* out, index_t ld) {
   constexpr index_t side = Square<T>::side, line = 64 / index_t(sizeof(T));
   const index_t whole_rows = rows / side * side, whole_cols = cols / side * side;
@@ -217,10 +267,30 @@ void scan_lanes(double* x, index_t ld, index_t rows, index_t lanes, double* m, d
   }
 }
 
+using Wide = NativePack<double>;
+void pair_tops_of(const double* x, const double* y, index_t n, PairSums* s) { pair_tops<Wide>(x, y, n, *s); }
+void pair_sums_of(const double* x, const double* y, index_t n, PairSums* s) { pair_sums<Wide>(x, y, n, *s); }
+void pair_excess_of(const double* x, const double* y, index_t n, double top, double centre, bool near,
+                    PairExcess* sums) {
+  if (near) pair_excess<Wide, true>(x, y, n, top, centre, *sums);
+  else pair_excess<Wide, false>(x, y, n, top, centre, *sums);
+}
+double pair_middle_of(const double* x, const double* y, index_t n, double log_x, double log_y, double shift,
+                      bool near) {
+  return near ? pair_middle<Wide, true>(x, y, n, log_x, log_y, shift)
+              : pair_middle<Wide, false>(x, y, n, log_x, log_y, shift);
+}
+double pair_tilt_of(const double* x, const double* y, index_t n, double log_x, double log_y, double shift, double b,
+                    bool near) {
+  return near ? pair_tilt<Wide, true>(x, y, n, log_x, log_y, shift, b)
+              : pair_tilt<Wide, false>(x, y, n, log_x, log_y, shift, b);
+}
+
 // A macro and not a constexpr template: the address of a template's variable would be a weak symbol.
-#define ENTROPIC_FAMILY(T)                                                                                  \
-  {push_row_of<T>,  push_lanes_of<T>,  push_tokens_of<T>, finish_of<T>, write_row_of<T>, write_lanes_of<T>, \
-   transpose_of<T>, metric_tile_of<T>, exp_array<T>,      log_array<T>, log1p_array<T>}
+#define ENTROPIC_FAMILY(T)                                                                     \
+  {push_row_of<T>,    push_lanes_of<T>, push_tokens_of<T>, finish_of<T>,    write_row_of<T>,   \
+   write_lanes_of<T>, weigh_gaps_of<T>, add_exps_of<T>,    transpose_of<T>, metric_tile_of<T>, \
+   exp_array<T>,      log_array<T>,     log1p_array<T>}
 
 }  // namespace
 
@@ -243,6 +313,7 @@ const Kernels ENTROPIC_OF_SET(kernels) = {
     to_signed_of,
     to_log_sum_of,
     scan_lanes,
+    {pair_tops_of, pair_sums_of, pair_excess_of, pair_middle_of, pair_tilt_of},
     &ENTROPIC_OF_SET(transport),
     &ENTROPIC_OF_SET(coupling),
     &ENTROPIC_OF_SET(neighbors),

@@ -66,6 +66,19 @@ constexpr int kTokenFields = 10;
 // probability, the sum of squared probabilities, the variance of the log-probability, the mean of the values.
 constexpr int kTokenValues = 7;
 
+// Two rows of scores x and y. Of the categories that both have (neither is -inf): the largest scores, the masses sum
+// exp(x - top_x) and sum exp(y - top_y), the moment sum exp(x - top_x) (y - x), and the extremes of y - x. Of those
+// that only one has: its largest score and its mass under that.
+struct PairSums {
+  double top_x, top_y, mass_x, mass_y, moment, least, largest, only_top_x, only_top_y, only_x, only_y;
+};
+
+// Sums over the categories that both have, with u = y - x - centre: of exp(x - top_x) (exp(u) - 1 - u) and exp(x -
+// top_x) u, and the least u.
+struct PairExcess {
+  double excess, mean, least;
+};
+
 // What `finish` makes of a log-sum state.
 enum class Value : int { logsumexp, logmeanexp, entropy };
 

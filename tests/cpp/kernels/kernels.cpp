@@ -208,6 +208,109 @@ void test_tokens(const Kernels& k) {
       }
 }
 
+// Gaps and probabilities of a row, with and without weights.
+template <class T>
+void test_weighted_rows(const FamilyKernels<T>& k) {
+  const double eps = std::numeric_limits<T>::epsilon();
+  std::mt19937 generator(15);
+  std::normal_distribution<double> normal;
+  for (const int n : {1, 7, 8, 17, 300}) {
+    std::vector<T> x(n), w(n);
+    std::vector<double> c(n), total(n, 1.0);
+    for (int i = 0; i < n; ++i) {
+      x[i] = static_cast<T>(normal(generator));
+      w[i] = i % 3 ? static_cast<T>(std::fabs(normal(generator))) : T(0);
+      c[i] = std::fabs(normal(generator));
+    }
+    if (n > 1) x[0] = -std::numeric_limits<T>::infinity();  // its weight is 0
+    long double gaps = 0, weights = 0, plain = 0, factors = 0;
+    for (int i = 0; i < n; ++i) {
+      const long double weight = static_cast<long double>(w[i]) * c[i];
+      if (w[i] != 0) gaps += weight * (5.0L - x[i]);
+      weights += weight;
+      factors += c[i];
+      plain += 5.0L - x[i];
+    }
+    double sums[2] = {0, 0};
+    k.weigh_gaps(x.data(), w.data(), c.data(), n, 5.0, sums);
+    check_near("weighted gaps", sums[0], static_cast<double>(gaps), 1e-14);
+    check_near("weights", sums[1], static_cast<double>(weights), 1e-14);
+    k.weigh_gaps(x.data() + n - 1, nullptr, nullptr, 1, 5.0, sums);
+    check_near("a gap", sums[0], static_cast<double>(gaps + 5 - x[n - 1]), 1e-14);
+    check_near("a weight", sums[1], static_cast<double>(weights + 1), 1e-14);
+    double all[2] = {0, 0};
+    k.weigh_gaps(x.data(), nullptr, nullptr, n, 5.0, all);
+    check_near("gaps", all[0], static_cast<double>(plain), 1e-14);
+    check_near("number", all[1], n, 0);
+    k.add_exps(x.data(), n, 1.0, 0.25, total.data());
+    for (int i = 0; i < n; ++i)
+      check_near("add_exps", total[i], static_cast<double>(1 + std::exp(x[i] - 1.0L) / 4), 4 * eps);
+  }
+}
+
+// Two rows, near each other and not, with gaps.
+static void test_pairs(const PairKernels& k) {
+  std::mt19937 generator(17);
+  std::normal_distribution<double> normal;
+  for (const int n : {1, 2, 7, 16, 100})
+    for (const bool near : {true, false})
+      for (const bool gaps : {false, true}) {
+        std::vector<double> x(n), y(n);
+        for (int i = 0; i < n; ++i) {
+          x[i] = normal(generator);
+          y[i] = x[i] + 3 + std::sin(i) * (near ? 0.1 : 8);
+          if (gaps && i % 4 == 1) x[i] = -HUGE_VAL;
+          if (gaps && i % 3 == 1) y[i] = -HUGE_VAL;
+        }
+        const double b = -0.7, log_x = 0.3, log_y = 3.5, shift = 3.1, top = 2.0, centre = 2.9;
+        long double mass = 0, only = 0, moment = 0, excess = 0, mean = 0, middle = 0, tilt = 0;
+        double least = HUGE_VAL, top_x = -HUGE_VAL, only_top = -HUGE_VAL;
+        for (int i = 0; i < n; ++i) {
+          if (x[i] > -HUGE_VAL && y[i] > -HUGE_VAL) top_x = std::max(top_x, x[i]);
+          else only_top = std::max(only_top, x[i]);
+        }
+        for (int i = 0; i < n; ++i) {
+          const long double v = x[i], w = y[i];
+          if (!(x[i] > -HUGE_VAL && y[i] > -HUGE_VAL)) {
+            if (x[i] > -HUGE_VAL) only += std::exp(v - only_top);
+            continue;
+          }
+          const long double u = w - v - centre, l = w - v - shift, p = std::exp(v - log_x);
+          mass += std::exp(v - top_x);
+          moment += std::exp(v - top_x) * (w - v);
+          excess += std::exp(v - top) * (std::expm1(u) - u);
+          mean += std::exp(v - top) * u;
+          least = std::min(least, static_cast<double>(u));
+          const long double larger = l > 0 ? std::exp(w - log_y) : p, z = -std::fabs(l);
+          middle += larger * (std::exp(z) * z - (1 + std::exp(z)) * (std::log1p(std::exp(z)) - std::log(2.0L))) / 2;
+          const auto h = [](long double t) { return std::expm1(t) - t; };
+          const long double q = near ? p * std::exp(l) : std::exp(w - log_y);
+          const bool close = std::fabs(l) <= 1 && std::fabs(b * l) <= 1;
+          tilt += close ? p * (h(b * l) - b * h(l)) : p * std::exp(b * l) - p - b * (q - p);
+        }
+        PairSums s{-HUGE_VAL, -HUGE_VAL, 0, 0, 0, HUGE_VAL, -HUGE_VAL, -HUGE_VAL, -HUGE_VAL, 0, 0};
+        k.tops(x.data(), y.data(), n, &s);
+        check(s.top_x == top_x && s.only_top_x == only_top, "tops", s.top_x, top_x);
+        k.sums(x.data(), y.data(), n, &s);
+        check_near("mass", s.mass_x, static_cast<double>(mass), 1e-14);
+        check_near("only", s.only_x, static_cast<double>(only), 1e-14);
+        check_near("moment", s.moment, static_cast<double>(moment), 1e-14);
+        PairExcess sums{0, 0, HUGE_VAL};
+        k.excess(x.data(), y.data(), n, top, centre, near, &sums);
+        check_near("excess", sums.excess, static_cast<double>(excess), 1e-14);
+        check_near("mean", sums.mean, static_cast<double>(mean), 1e-14);
+        check(std::fabs(sums.least - least) < 1e-13 || least == sums.least, "least", sums.least, least);
+        check_near("middle", k.middle(x.data(), y.data(), n, log_x, log_y, shift, near), static_cast<double>(middle),
+                   1e-14);
+        check_near("tilt", k.tilt(x.data(), y.data(), n, log_x, log_y, shift, b, near), static_cast<double>(tilt),
+                   1e-13);
+      }
+  PairSums s{-HUGE_VAL, -HUGE_VAL, 0, 0, 0, HUGE_VAL, -HUGE_VAL, -HUGE_VAL, -HUGE_VAL, 0, 0};
+  const double x[] = {0, 1, 2, 3, std::nan("")}, y[] = {0, 0, 0, 0, 0};
+  k.tops(x, y, 5, &s);
+  check(std::isnan(s.top_x), "nan", s.top_x, x[4]);
+}
+
 static void test_halves(const Kernels& k) {
   std::mt19937 generator(13);
   std::normal_distribution<float> normal(0, 3);
@@ -455,6 +558,9 @@ int main() {
   test_tokens<float>(k);
   test_tokens<double>(k);
   test_halves(k);
+  test_weighted_rows(k.f32);
+  test_weighted_rows(k.f64);
+  test_pairs(k.pairs);
   test_couplings(*k.coupling);
   test_neighbors(*k.neighbors);
   test_spectral(*k.spectral);
