@@ -150,6 +150,21 @@ def divergence_contestants(n: int, v: int) -> Contestants:
     return contestants
 
 
+def smoothed_contestants(n: int, v: int) -> Contestants:
+    """Loss, and its gradient."""
+    rng = np.random.default_rng(0)
+    x, t = (rng.normal(size=(n, v)) * 3).astype(np.float32), rng.integers(0, v, n)
+    contestants: Contestants = {
+        "entropic": lambda: entropic.vjp(entropic.cross_entropy, x, t, label_smoothing=0.1)[1](1.0)
+    }
+    if torch is not None:
+        tensor, ids = torch.from_numpy(x).requires_grad_(), torch.from_numpy(t)
+        contestants["torch"] = lambda: torch.autograd.grad(
+            torch.nn.functional.cross_entropy(tensor, ids, label_smoothing=0.1), tensor
+        )
+    return contestants
+
+
 def speed(rounds: int, *, quick: bool) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
@@ -180,6 +195,7 @@ def speed(rounds: int, *, quick: bool) -> list[dict[str, Any]]:
     for causal in (False, True):
         measure(f"attention_entropy, 8 heads, T = {length}, d = 64, float32" + (", causal" if causal else ""),
                 attention_contestants(8, length, 64, causal=causal), few)  # fmt: skip
+    measure("cross_entropy, label_smoothing=0.1, and gradient, (64, 32000) float32", smoothed_contestants(64, 32000))
     measure("KL divergence of (64, 32000) float64 logits", divergence_contestants(64, 32000))
     return rows
 

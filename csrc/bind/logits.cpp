@@ -169,19 +169,25 @@ py::object token_states_quick(const py::array& a, const py::object& targets, con
   return token_states(a, wanted, inverse, places, std::nullopt);
 }
 
-// The values of states, (kTokenValues, ...).
-Dense<double> finish_tokens(const Dense<double>& fields) {
+template <class T>
+py::array finish_tokens_as(const Dense<double>& fields) {
   const index_t n = fields.size() / kTokenFields;
   std::vector<py::ssize_t> shape(fields.shape(), fields.shape() + fields.ndim());
   shape[0] = kTokenValues;
-  Dense<double> out(shape);
+  Dense<T> out(shape);
+  T* to = out.mutable_data();
   for (index_t i = 0; i < n; ++i) {
     const TokenSum s = state_at<TokenSum>(fields, i);
     double value[kTokenValues];
     cpu::active().finish_tokens(&s, value);
-    for (int v = 0; v < kTokenValues; ++v) out.mutable_data()[v * n + i] = value[v];
+    for (int v = 0; v < kTokenValues; ++v) to[v * n + i] = static_cast<T>(value[v]);
   }
   return out;
+}
+
+// The values of states, (kTokenValues, ...), as float32 or float64.
+py::array finish_tokens(const Dense<double>& fields, bool single) {
+  return single ? finish_tokens_as<float>(fields) : finish_tokens_as<double>(fields);
 }
 
 // a and b have one shape. Returns the fields of the real sums, and for complex input those of the imaginary ones.
@@ -422,7 +428,7 @@ void register_logits(py::module_& m) {
   m.def("token_states", &token_states, "a"_a, "axis"_a, py::arg("inverse").noconvert(), py::arg("targets").noconvert(),
         py::arg("values").noconvert());
   m.def("token_states_quick", &token_states_quick, "a"_a, "targets"_a, "axis"_a);
-  m.def("finish_tokens", &finish_tokens, py::arg("fields").noconvert());
+  m.def("finish_tokens", &finish_tokens, py::arg("fields").noconvert(), "single"_a);
   m.def("merge_tokens", &merge_tokens, py::arg("a").noconvert(), py::arg("b").noconvert());
   m.def("merge_states", &merge_states, py::arg("a").noconvert(), py::arg("b").noconvert());
   m.def("merge_signed", &merge_signed, py::arg("a").noconvert(), py::arg("b").noconvert());

@@ -11,7 +11,7 @@ from .. import _core
 from .._backend import Array, to_numpy
 from .._validate import check_choice, check_integer, check_number, normalize_axis
 from .._vjp import Pullback, cotangent_of, rule_for
-from ._functions import LINEAR, cast, float_dtype, host_real, scalar_or_array
+from ._functions import LINEAR, LOG_SOFTMAX, cast, float_dtype, host_real, scalar_or_array
 from ._rows import Rows, cap_slope, capped, check_softcap, check_targets
 from ._token_rules import place_at
 
@@ -121,8 +121,10 @@ class Loss:
         # of a row of which nothing counts, not even nan comes through
         total = np.where(g == 0, 0.0, g * (weights + each.sum()))
         grad = _softmax_times(z, total, out)
-        if self.smoothing:
-            grad -= (g[:, None] * each).astype(z.dtype)
+        if self.smoothing and self.weight is None:
+            grad -= (g * each[0]).astype(z.dtype)[:, None]
+        elif self.smoothing:
+            grad -= g.astype(z.dtype)[:, None] * each.astype(z.dtype)
         # p - 1 = -(r - expm1(target - max)) / (1 + r) where p is nearly 1
         share = 1 / (1 + states.rest)
         gap = states.target - states.top
@@ -151,6 +153,20 @@ def _softmax_times(z: np.ndarray, factor: np.ndarray, out: np.ndarray | None) ->
     if grad.size:
         _core.map_rows(z, 2, LINEAR, np.concatenate([factor, np.zeros(len(z))]), grad)
     return grad
+
+
+def _times_log_softmax(z: np.ndarray, factor: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """factor weight log softmax, where a factor of 0 makes nothing of an infinite logarithm."""
+    out = np.empty(z.shape, z.dtype)
+    if out.size:
+        _core.map_rows(z, 2, LOG_SOFTMAX, None, out)
+    with np.errstate(invalid="ignore"):
+        out *= factor.astype(z.dtype)[:, None]
+        if weight is not None:
+            out *= weight.astype(z.dtype)
+            out[:, weight == 0] = 0
+    out[factor == 0] = 0
+    return out
 
 
 def _without_empty(grad: np.ndarray, states: LossStates) -> np.ndarray:
@@ -319,24 +335,25 @@ def _cross_entropy_rule(
     def pullback(g: Any) -> tuple[Any, ...]:
         each = loss.row_cotangents(cotangent_of(func, g, rows.batch if loss.reduction == "none" else ()))
         grad = np.empty((rows.count, rows.width), float_dtype(x))
-        by_target = np.empty((rows.count, rows.width)) if loss.soft else None
+        of_targets = float_dtype(to_numpy(func, "targets", targets))
+        by_target = np.empty((rows.count, rows.width), of_targets) if loss.soft else None
         for chunk in rows.chunks():
             raw, z = _chunk(rows, chunk, loss)
             states = loss.states(z, chunk)
-            part = loss.gradient(z, states, chunk, each[chunk])
+            in_place = grad.dtype == z.dtype
+            part = loss.gradient(z, states, chunk, each[chunk], out=grad[chunk] if in_place else None)
             if loss.softcap is not None:
                 part *= cap_slope(raw, loss.softcap, rows.dtype)
-            grad[chunk] = cast(part, grad.dtype)
+            if not in_place:
+                grad[chunk] = cast(part, grad.dtype)
             if by_target is not None:
-                surprise = states.top[:, None] - z.astype(np.float64) + np.log1p(states.rest)[:, None]
-                weights = 1.0 if loss.weight is None else loss.weight
-                by_target[chunk] = each[chunk, None] * (1 - loss.smoothing) * weights * surprise
+                by_target[chunk] = _times_log_softmax(z, (loss.smoothing - 1) * each[chunk], loss.weight)
 
         def shaped(flat: np.ndarray) -> Any:
             return backend.wrap(np.moveaxis(flat.reshape(*rows.batch, rows.width), -1, rows.axis))
 
         if by_target is None:
             return shaped(grad), None
-        return shaped(grad), shaped(cast(by_target, float_dtype(to_numpy(func, "targets", targets))))
+        return shaped(grad), shaped(by_target)
 
     return value, pullback

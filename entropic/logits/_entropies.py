@@ -64,7 +64,7 @@ def _row_values(rows: Rows, kind: str, order: float) -> np.ndarray:
         r = states[R]
         values = (r * (2 + r) - states[S2]) / (1 + r) ** 2
     elif abs(order - 1) < _NEAR_ONE:
-        found = _core.finish_tokens(states)
+        found = _core.finish_tokens(states, False)
         # d/d order at 1 is -Var / 2 of Renyi's entropy, and -E[log^2 p] / 2 of Tsallis's
         slope = found[5] + (found[1] ** 2 if kind == "tsallis" else 0)
         values = found[1] - (order - 1) / 2 * slope

@@ -30,7 +30,7 @@ from ._tokens import (
     normalized_options,
 )
 
-FIELDS = (*VALUES, "max_logit")
+FIELDS = VALUES
 
 
 def field_cotangents(func: str, cotangent: Any, stats: LogitStats) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from ._rows import (
 
 # The fields of a state in csrc/include/entropic/config.hpp, and the values that are made of one.
 MAX, R, T, Q, S2, W, V, ARGMAX, INVERSE, TARGET = range(10)
-VALUES = ("logsumexp", "entropy", "logprob", "max_prob", "collision", "varentropy", "expectation")
+VALUES = ("logsumexp", "entropy", "logprob", "max_prob", "collision", "varentropy", "expectation", "max_logit")
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,14 @@ class LogitStats:
     @cached_property
     def _values(self) -> np.ndarray:
         """In the order of VALUES."""
-        values = _core.finish_tokens(self._states)
+        if self._units == NATS:
+            return cast(_core.finish_tokens(self._states, self._dtype == np.float32), self._dtype)
+        values = _core.finish_tokens(self._states, False)
         if self._units.masked_nan:
             empty = np.isneginf(self._states[MAX]) & (self._states[R] == 0)
-            values[1:, empty] = np.nan
-        if self._units.log_base != 1:
-            for value, name in zip(values, VALUES, strict=True):
-                value /= self._units.scale(name)
+            values[1 : VALUES.index("max_logit"), empty] = np.nan
+        for value, name in zip(values, VALUES, strict=True):
+            value /= self._units.scale(name)
         return cast(values, self._dtype)
 
     def scale_of(self, name: str) -> float:
@@ -139,9 +140,7 @@ class LogitStats:
 
     @property
     def max_logit(self) -> Any:
-        # nan is kept in the sum and not in the maximum
-        top = np.where(np.isnan(self._states[R]), np.nan, self._states[MAX])
-        return self._wrap(cast(top, self._dtype))
+        return self._value("max_logit")
 
     @property
     def argmax(self) -> Any:

@@ -63,8 +63,9 @@ struct TokenSum {
 constexpr int kTokenFields = 10;
 
 // What `finish` makes of it, in this order: logsumexp, entropy, log-probability of the target, the largest
-// probability, the sum of squared probabilities, the variance of the log-probability, the mean of the values.
-constexpr int kTokenValues = 7;
+// probability, the sum of squared probabilities, the variance of the log-probability, the mean of the values, the
+// largest score.
+constexpr int kTokenValues = 8;
 
 // Two rows of scores x and y. Of the categories that both have (neither is -inf): the largest scores, the masses sum
 // exp(x - top_x) and sum exp(y - top_y), the moment sum exp(x - top_x) (y - x), and the extremes of y - x. Of those

@@ -160,14 +160,23 @@ ENTROPIC_INLINE P exp_scaled_multiple(P& x, P m, P k, P k_low) {
 // exact product.
 template <bool multiplies, class P>
 ENTROPIC_INLINE P exp_of_product(P x, P k, P k_low) {
-  using C = MathConstants<typename P::Element>;
-  const P t = fma(x, multiplies ? P(C::log2e) * k : P(C::log2e), P(C::round_magic));
-  const P n = t - P(C::round_magic);
-  P f = multiplies ? fma(x, k, n * P(-C::ln2_hi)) : fma(n, P(-C::ln2_hi), x);
+  using T = typename P::Element;
+  using C = MathConstants<T>;
+  constexpr bool table = P::has_table;
+  const P log2e(table ? C::log2e * T(16) : C::log2e), magic(C::round_magic);
+  const P ln2_hi(table ? -C::ln2_16th_hi : -C::ln2_hi), ln2_lo(table ? -C::ln2_16th_lo : -C::ln2_lo);
+  const P t = fma(x, multiplies ? log2e * k : log2e, magic);
+  const P n = t - magic;
+  P f = multiplies ? fma(x, k, n * ln2_hi) : fma(n, ln2_hi, x);
   if (multiplies) f = fma(x, k_low, f);
-  f = fma(n, P(-C::ln2_lo), f);
-  const P power = add_exponent(P(typename P::Element(1)), t);
-  return fma(power * f, expm1_over_f(f, typename P::Element()), power);
+  f = fma(n, ln2_lo, f);
+  if constexpr (table) {
+    const P power = P::exp2_of_16ths(t);
+    return fma(power, expm1_of_32nd(f, T()), power);
+  } else {
+    const P power = add_exponent(P(T(1)), t);
+    return fma(power * f, expm1_over_f(f, T()), power);
+  }
 }
 
 // exp of anything: subnormal results are rounded once, large ones become inf.

@@ -156,14 +156,15 @@ std::vector<long double> exact_values(const std::vector<T>& x, const std::vector
     squares += e * e;
     expected += e * values[i];
   }
-  const long double mean = first / sum;
+  const long double mean = first / sum, x_top = *std::max_element(x.begin(), x.end());
   return {top + std::log(sum),
           std::log(sum) + mean,
           x[0] * static_cast<long double>(inverse) - top - std::log(sum),
           1 / sum,
           squares / sum / sum,
           second / sum - mean * mean,
-          expected / sum};
+          expected / sum,
+          x_top};
 }
 
 template <class T>
