@@ -25,7 +25,14 @@ struct TokenShift {
 // is: where all |x / T| are below a bound, exp(x / T) needs no shift, and so loses nothing to the rounding of x - m.
 enum class Fold { apart, below, near };
 
-// Sums over blocks, in float64: of e, e z, e z^2, e^2 and e value; that of e with what it lost.
+// One block's sums, of e, e z, e z^2, e^2 and e value, and its extremes, or if it was summed apart the number of
+// elements that are m; a number in each lane.
+template <class P>
+struct TokenBlock {
+  P r, t, q, s2, w, least, top, ties;
+};
+
+// Those sums over blocks, in float64, that of e with what it lost.
 template <class P>
 struct TokenBlocks {
   using D = typename P::Wide;
@@ -45,14 +52,14 @@ struct TokenBlocks {
     for (int i = 1; i < kParts; ++i) all = all + sum[i];
     return all.sum();
   }
-  ENTROPIC_INLINE void add(P block_r, P block_t, P block_q, P block_s2, P block_w) {
+  ENTROPIC_INLINE void add(const TokenBlock<P>& block) {
     D part[kParts];
-    block_r.widen(part);
+    block.r.widen(part);
     for (int i = 0; i < kParts; ++i) add_exact(part[i], r[i], r_low[i]);
-    add_to(t, block_t);
-    add_to(q, block_q);
-    add_to(s2, block_s2);
-    add_to(w, block_w);
+    add_to(t, block.t);
+    add_to(q, block.q);
+    add_to(s2, block.s2);
+    add_to(w, block.w);
   }
   // Moves what was gathered, times a unit (of e^2: another), into the state, whose moments are about 0 of d = -z.
   ENTROPIC_INLINE void flush(double unit, double unit_of_squares, double centre, TokenSum& s) {
@@ -80,13 +87,6 @@ ENTROPIC_INLINE P token_term(P& x, const TokenShift<P>& shift) {
   return e;
 }
 
-// Sums one block. Gives its extremes, or if it was summed apart the number of elements equal to m.
-template <class T>
-struct BlockFacts {
-  T least, largest;
-  double ties;
-};
-
 template <class P>
 ENTROPIC_INLINE void load_two(const typename P::Element* x, P& a, P& b) {
   a = P::load(x);
@@ -102,9 +102,8 @@ constexpr index_t kAhead = 1024;
 
 // Of bfloat16 scores there must be whole pairs of packs, and no values.
 template <class P, bool multiplies, bool expects, Fold how, class Stored>
-ENTROPIC_INLINE BlockFacts<typename P::Element> token_block(const Stored* x, const typename P::Element* values,
-                                                            index_t n, const TokenShift<P>& shift,
-                                                            TokenBlocks<P>& sum) {
+ENTROPIC_INLINE TokenBlock<P> token_block(const Stored* x, const typename P::Element* values, index_t n,
+                                          const TokenShift<P>& shift) {
   using T = typename P::Element;
   const T inf = infinity<T>();
   // Scaled terms are squared times the root of the scale, so that the sum of squares has the scale as well.
@@ -169,9 +168,7 @@ ENTROPIC_INLINE BlockFacts<typename P::Element> token_block(const Stored* x, con
       s2 = fma(h, h, s2);
     }
   }
-  sum.add(r, t, q, s2, w);
-  return {how == Fold::near ? -(P(T(0)) - least).largest() : -inf, how == Fold::apart ? inf : top.largest(),
-          how == Fold::apart ? ties.sum() : 0};
+  return {r, t, q, s2, w, least, top, ties};
 }
 
 // What a state becomes as seen from a maximum that is d = (larger - m) / T above its own, which joins the sums.
@@ -221,29 +218,32 @@ class TokenFold {
     for (; j < n; j += kBlock) {
       const index_t count = n - j < kBlock ? n - j : kBlock;
       const T* block_values = expects ? values + j : nullptr;
-      const TokenBlocks<P> before = sum_;
       // a part of a pack is filled with -inf, which is not near
-      const BlockFacts<T> facts = near && count % step == 0
+      const TokenBlock<P> found = near && count % step == 0
                                       ? block<Fold::near>(x + j, block_values, count)
                                       : block<Fold::below>(scores(x + j, count, buffer), block_values, count);
-      const bool raised = facts.largest > static_cast<T>(s_.m);
-      if (!raised && !(near && facts.least <= -bound_)) continue;
-      sum_ = before;
+      const bool raised = any(greater(found.top, P(static_cast<T>(s_.m))));
+      const bool escaped = near && any(greater(P(static_cast<T>(-bound_)), found.least));
+      if (!raised && !escaped) {
+        sum_.add(found);
+        continue;
+      }
       flush();
+      const T largest = found.top.largest();
       const T* again = scores(x + j, count, buffer);
-      if (facts.largest == infinity<T>()) {
+      if (largest == infinity<T>()) {
         for (; j < n; j += kBlock) {
           const index_t left = n - j < kBlock ? n - j : kBlock;
           look_past_infinity(scores(x + j, left, buffer), left, first + j);
         }
         return;
       }
-      near = near && facts.least > -bound_ && facts.largest < bound_;
+      near = near && !escaped && largest < bound_;
       if (raised) {
-        raise(again, block_values, count, first + j, facts.largest);
+        raise(again, block_values, count, first + j, largest);
       } else {
         look(Fold::below);
-        block<Fold::below>(again, block_values, count);
+        sum_.add(block<Fold::below>(again, block_values, count));
         flush();
       }
       look(near ? Fold::near : Fold::below);
@@ -259,8 +259,8 @@ class TokenFold {
   }
 
   template <Fold how, class Stored>
-  ENTROPIC_INLINE BlockFacts<T> block(const Stored* x, const T* values, index_t n) {
-    return token_block<P, multiplies, expects, how>(x, values, n, shift_, sum_);
+  ENTROPIC_INLINE TokenBlock<P> block(const Stored* x, const T* values, index_t n) {
+    return token_block<P, multiplies, expects, how>(x, values, n, shift_);
   }
 
   // Before there is a finite maximum: the largest of some blocks first, most of which would be overtaken.
@@ -289,7 +289,7 @@ class TokenFold {
     raise(x + at, at_values, at_count, first + at, top, mean);
     look(Fold::below);
     for (index_t j = 0; j < n; j += kBlock)
-      if (j != at) block<Fold::below>(x + j, expects ? values + j : nullptr, n - j < kBlock ? n - j : kBlock);
+      if (j != at) sum_.add(block<Fold::below>(x + j, expects ? values + j : nullptr, n - j < kBlock ? n - j : kBlock));
     flush();
   }
 
@@ -304,7 +304,9 @@ class TokenFold {
     s_.argmax = static_cast<double>(first + at);
     s_.v = expects ? static_cast<double>(values[at]) : 0;
     look(Fold::below, mean);
-    const double ties = block<Fold::apart>(x, values, n).ties - 1;
+    const TokenBlock<P> found = block<Fold::apart>(x, values, n);
+    sum_.add(found);
+    const double ties = found.ties.sum() - 1;
     s_.r += ties;
     s_.s2 += ties;
     if (expects && ties > 0)
