@@ -219,11 +219,11 @@ class TokenFold {
       const index_t count = n - j < kBlock ? n - j : kBlock;
       const T* block_values = expects ? values + j : nullptr;
       // a part of a pack is filled with -inf, which is not near
-      const TokenBlock<P> found = near && count % step == 0
-                                      ? block<Fold::near>(x + j, block_values, count)
-                                      : block<Fold::below>(scores(x + j, count, buffer), block_values, count);
+      const bool whole = count % step == 0;
+      const TokenBlock<P> found = near && whole ? block<Fold::near>(x + j, block_values, count)
+                                                : block<Fold::below>(scores(x + j, count, buffer), block_values, count);
       const bool raised = any(greater(found.top, P(static_cast<T>(s_.m))));
-      const bool escaped = near && any(greater(P(static_cast<T>(-bound_)), found.least));
+      const bool escaped = near && (!whole || any(greater(P(static_cast<T>(-bound_)), found.least)));
       if (!raised && !escaped) {
         sum_.add(found);
         continue;
