@@ -20,7 +20,7 @@ from ._rows import Rows, cap_slope, capped, check_softcap, compute_dtype
 from ._token_rules import by_temperature, chunk_gradient, field_cotangents
 from ._tokens import LogitStats, Options, normalized_options
 
-_TILE_BYTES = 40 << 20  # of logits at once: long enough for products to run at full speed
+_TILE_BYTES = 50 << 20  # of logits at once: long enough for products to run at full speed
 _PART_BYTES = 4 << 20  # of the vocabulary where it is widened, and of a gradient before it is added
 
 
@@ -88,6 +88,7 @@ class Gradient:
         self.scores, self.filter_eps = scores, filter_eps
         self.by_x = np.zeros(scores.x.shape, scores.dtype)
         self.by_w = np.zeros(scores.w.shape, scores.dtype)
+        self.fresh = True  # nothing has been added to `by_w`
         self.by_bias = None if scores.bias is None else np.zeros(scores.width)
 
     def add(self, rows: slice, raw: np.ndarray, grad: np.ndarray) -> None:
@@ -103,12 +104,18 @@ class Gradient:
             few = grad[:, columns]
             self.by_x[rows] += few @ s.w[columns].astype(s.dtype, copy=False)
             self.by_w[columns] += few.T @ x
+            self.fresh = False
             return
         for part in s.parts():
             self.by_x[rows] += grad[:, part] @ s.w[part].astype(s.dtype, copy=False)
         step = max(1, _PART_BYTES // max(1, x.shape[1] * s.dtype.itemsize))
         for first in range(0, s.width, step):
-            self.by_w[first : first + step] += grad[:, first : first + step].T @ x
+            part_of_w = self.by_w[first : first + step]
+            if self.fresh:
+                np.matmul(grad[:, first : first + step].T, x, out=part_of_w)
+            else:
+                part_of_w += grad[:, first : first + step].T @ x
+        self.fresh = False
 
     def times(self, g: float) -> tuple[Any, ...]:
         """The gradients of hidden states, weights and bias, times a number."""
@@ -178,7 +185,7 @@ def linear_logit_stats(
 
     Notes
     -----
-    Tiles of at most 40 MiB of logits, by NumPy's matrix product in float32 or float64 (half types are widened some
+    Tiles of at most 50 MiB of logits, by NumPy's matrix product in float32 or float64 (half types are widened some
     categories at a time and never rounded again), and the kernel of :func:`logit_stats` on each: 2 N V D operations,
     memory O(tile). A gradient (a dict of cotangents by field) computes the tiles again and takes two more products
     each: 6 N V D. Backends: CPU.
@@ -288,7 +295,7 @@ def linear_cross_entropy(
     Notes
     -----
     Tiles as in :func:`linear_logit_stats`. Through :func:`entropic.vjp` the gradient of a mean or a sum is formed on
-    the way, while a tile is there: 6 N V D operations in all, and beside the gradients 40 MiB of logits and their
+    the way, while a tile is there: 6 N V D operations in all, and beside the gradients 50 MiB of logits and their
     gradient. With ``reduction="none"`` the pullback computes the tiles again: 8 N V D. Sums over tiles are in float32
     or wider. Backends: CPU.
 
