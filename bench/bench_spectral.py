@@ -4,7 +4,6 @@ memory, and whether intervals hold."""
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import time
 import warnings
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import PEAK, machine, optional, options, peak_bytes, race, save
+from common import machine, measured_apart, optional, options, peak_bytes, race, save
 from threadpoolctl import threadpool_limits
 
 import entropic
@@ -91,17 +90,17 @@ def entropy_rows(quick: bool, threads: int) -> list[dict[str, Any]]:
         "entropic": lambda: entropic.diffusion_spectral_entropy(large, sigma=8.0, t=2, method="certified"),
         "NumPy, all eigenvalues": lambda: dense_entropy(large, 8.0, 2),
     }
-    information: list[Contestants] = [
-        {
-            "entropic": lambda t=t: entropic.diffusion_spectral_mutual_information(large, labels, sigma=8.0, t=t),
-            "published arithmetic": lambda t=t: published_information(large, labels, sigma=8.0, t=t),
+
+    def information(t: int) -> Contestants:
+        return {
+            "entropic": lambda: entropic.diffusion_spectral_mutual_information(large, labels, sigma=8.0, t=t),
+            "published arithmetic": lambda: published_information(large, labels, sigma=8.0, t=t),
         }
-        for t in (1, 2)
-    ]
+
     return [
         row(f"DSE, n = {n:,}, d = 256, to rounding", threads, exact, 1 if quick else 7),
         row(f"DSE, n = {m:,}, d = 64, t = 2, to 0.01 bit", threads, bounded, 0),
-        *(row(f"DSMI, n = {m:,}, 10 classes, t = {t + 1}", threads, information[t], 0) for t in (0, 1)),
+        *(row(f"DSMI, n = {m:,}, 10 classes, t = {t}", threads, information(t), 0) for t in (1, 2)),
     ]
 
 
@@ -160,14 +159,10 @@ def growth(quick: bool) -> dict[str, list[dict[str, Any]]]:
 def _measured(setup: str, call: str) -> dict[str, Any]:
     """Of a call in a process of its own: its time, its answer, and the memory that it needs beside what was there."""
     timed = f"start = time.perf_counter(); {call}; print(time.perf_counter() - start, *answer)"
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK.format(setup=setup, call=timed)],
-        capture_output=True, text=True, check=True, cwd="/",
-    )  # fmt: skip
-    seconds, lower, upper, method, held = done.stdout.split()[-5:]
+    printed, held = measured_apart(setup, timed)
+    seconds, lower, upper, method = printed[-4:]
     return {
-        "seconds": float(seconds), "bytes": max(0, int(held)), "lower": float(lower), "upper": float(upper),
-        "method": method,
+        "seconds": float(seconds), "bytes": held, "lower": float(lower), "upper": float(upper), "method": method,
     }  # fmt: skip
 
 
@@ -179,7 +174,8 @@ def random_problem(rng: np.random.Generator, most: int) -> tuple[np.ndarray, flo
     n, d = int(rng.integers(64, most)), int(rng.integers(1, 65))
     x = rng.normal(size=(n, d))
     if rng.random() < 0.5:
-        x += 4 * rng.normal(size=(int(rng.integers(2, 12)), d))[rng.integers(0, 2, n)]
+        centres = 4 * rng.normal(size=(int(rng.integers(2, 12)), d))
+        x += centres[rng.integers(0, len(centres), n)]
     return x, math.sqrt(d) * 10 ** rng.uniform(-0.8, 0.7)
 
 

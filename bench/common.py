@@ -62,13 +62,17 @@ print(status("VmHWM") - before)
 """
 
 
-def peak_bytes(setup: str, call: str) -> int | None:
-    """Memory that `call` needs beyond what `setup` left, from a fresh process; None where Linux does not tell."""
-    if sys.platform != "linux":
-        return None
+def measured_apart(setup: str, call: str) -> tuple[list[str], int]:
+    """What `call` prints, and the memory that it needs beyond what `setup` left, from a fresh process."""
     code = PEAK.format(setup=setup, call=call)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
-    return max(0, int(result.stdout))
+    *printed, held = result.stdout.split()
+    return printed, max(0, int(held))
+
+
+def peak_bytes(setup: str, call: str) -> int | None:
+    """That memory alone; None where Linux does not tell."""
+    return measured_apart(setup, call)[1] if sys.platform == "linux" else None
 
 
 def _version(name: str, peer: ModuleType | None) -> str:

@@ -651,6 +651,7 @@ GRADIENTS = [
     (entropic.kde_entropy, (100 * A,), {"sigma": 0.5, "base": 2}),
     (entropic.kde_entropy, (A,), {"sigma": 0.5, "leave_one_out": False}),
     (entropic.mixture_entropy, (A,), {"sigma": 0.5}),
+    (entropic.mixture_entropy, (A,), {"sigma": 0.5, "weights": np.arange(9.0), "base": 2}),
 ]
 
 

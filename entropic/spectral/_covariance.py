@@ -153,10 +153,12 @@ class CovarianceStream:
     def update(self, x: Array) -> None:
         """Take in rows (n, d)."""
         func = "CovarianceStream.update"
-        rows = rows_of(func, x, False, False)
-        if rows.z.ndim != 2 or rows.z.shape[1] != len(self._mean):
-            raise ValueError(f"{func}: `x` must have shape (n, {len(self._mean)}), got {rows.z.shape}")
-        z = rows_of(func, rows.z - self._offset, False, self.normalize).z.astype(np.float64, copy=False)
+        given = rows_of(func, x, False, False).z
+        if given.ndim != 2 or given.shape[1] != len(self._mean):
+            raise ValueError(f"{func}: `x` must have shape (n, {len(self._mean)}), got {given.shape}")
+        z = given - self._offset
+        if self.normalize:
+            z, _ = _unit_rows(z, True)
         mean = z.mean(axis=0) if self.center else np.zeros(len(self._mean))
         centred = z - mean
         self._merge(len(z), mean, centred.T @ centred)

@@ -428,10 +428,11 @@ def kde_entropy(x: Array, *, sigma: float, leave_one_out: bool = True, base: flo
 
 @dataclass(frozen=True)
 class MixtureProblem:
-    """Row sums of both bounds, the components' weights and their entropy."""
+    """Row sums of both bounds, which components have a weight, these weights, and a component's entropy."""
 
     lower: RowSums
     upper: RowSums
+    present: np.ndarray
     shares: np.ndarray
     own: float
     log_base: float
@@ -453,10 +454,11 @@ def mixture_problem(means: Array, *, sigma: Any, weights: Any = None, base: Any 
         shares = as_samples(func, "weights", weights)[:, 0]
         if shares.shape != (n,) or (shares < 0).any() or not shares.sum() > 0:
             raise ValueError(f"{func}: `weights` must be {n} numbers that are not negative with a positive sum")
-        samples, shares = samples[shares > 0], shares[shares > 0] / shares.sum()
+    present = shares > 0
+    samples, shares = samples[present], shares[present] / shares.sum()
     own = d / 2 * (math.log(2 * math.pi) + 1) + d * math.log(width)
     lower, upper = (row_sums(samples, samples, factor * width**2, shares) for factor in (8, 2))
-    return MixtureProblem(lower, upper, shares, own, log_base)
+    return MixtureProblem(lower, upper, present, shares, own, log_base)
 
 
 def mixture_entropy(
@@ -489,7 +491,8 @@ def mixture_entropy(
     Notes
     -----
     Less the components' entropy, ``d/2 log(2 pi e sigma^2)``, they bound the mutual information of the mixture with its
-    component. Log-sums over tiles: O(n) memory, 2 n^2 kernels. Backends: CPU.
+    component. Log-sums over tiles: O(n) memory, 2 n^2 kernels. :func:`entropic.vjp` has the gradient to the means.
+    Backends: CPU.
 
     References
     ----------

@@ -320,15 +320,20 @@ def _kde_entropy(
 
 
 @rule_for(_density.mixture_entropy)
-def _mixture_entropy(means: Array, *, wrt: tuple[str, ...], sigma: Any, base: Any = None) -> tuple[Any, Pullback]:
+def _mixture_entropy(
+    means: Array, *, wrt: tuple[str, ...], sigma: Any, weights: Any = None, base: Any = None
+) -> tuple[Any, Pullback]:
     func = "mixture_entropy"
-    problem = _density.mixture_problem(means, sigma=sigma, base=base)
+    problem = _density.mixture_problem(means, sigma=sigma, weights=weights, base=base)
 
     def pullback(g: Any) -> tuple[Any, ...]:
         def pulled(sums: RowSums, rate: float) -> np.ndarray:
             return np.asarray(sum(sums.pull(-rate / problem.log_base * problem.shares)))
 
         lower, upper = (float(rate) for rate in cotangent_of(func, g, (2,)))
-        return (_as_given(pulled(problem.lower, lower) + pulled(problem.upper, upper), means),)
+        of_present = pulled(problem.lower, lower) + pulled(problem.upper, upper)
+        grad = np.zeros((len(problem.present), of_present.shape[1]))
+        grad[problem.present] = of_present
+        return (_as_given(grad, means),)
 
     return problem.value(), pullback

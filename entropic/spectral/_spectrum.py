@@ -163,7 +163,7 @@ def lanczos_spectrum(search: _Certified, tol: float, rng: np.random.Generator) -
 
     z' C z and z' C^2 z have known means, the traces, so that their errors tell most of those of z' f(C) z.
     """
-    values, coefficients, residuals = search.lanczos.ritz()
+    values, coefficients, residuals = search.lanczos.ritz()  # as of the last step, which may be beyond the last look
     chosen = (residuals <= 1e-6) & (np.abs(values) > 1e-3)
     vectors, top = search.lanczos.vectors(coefficients[:, chosen]), np.minimum(np.abs(values[chosen]), 1.0)
     n, times = search.n, search.times
