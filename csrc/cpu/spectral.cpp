@@ -98,8 +98,7 @@ bool PointKernel::dense(double* out) const {
   return each_tile(d_, [&](index_t row, index_t rows, index_t column, index_t columns, double* tile) {
     for (index_t i = 0; i < rows; ++i) std::copy_n(tile + i * ld_, columns, out + (row + i) * n_ + column);
     if (row / block_ == column / block_) return;
-    for (index_t j = 0; j < columns; ++j)
-      for (index_t i = 0; i < rows; ++i) out[(column + j) * n_ + row + i] = tile[i * ld_ + j];
+    active().of<double>().transpose(tile, ld_, rows, columns, out + column * n_ + row, n_);
   });
 }
 
