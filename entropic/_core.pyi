@@ -208,7 +208,7 @@ def neighbor_pairs(
     k: typing.SupportsInt | typing.SupportsIndex,
     digamma: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
 ) -> tuple[
-    numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.bool]
+    numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.int64], numpy.typing.NDArray[numpy.int64]
 ]: ...
 def reduce(
     a: numpy.ndarray,

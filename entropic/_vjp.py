@@ -123,6 +123,8 @@ def vjp(func: Callable[..., Any], *arrays: Any, wrt: tuple[str, ...] = (), **opt
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         with np.errstate(all="ignore"):  # infinities are handled where they mean something
-            return rule_pullback(cotangent)
+            grads = rule_pullback(cotangent)
+        # arrays that could have been positional and were given by name have gradients in between
+        return grads[: len(arrays)] + grads[len(grads) - len(wrt) :] if len(grads) > len(arrays) + len(wrt) else grads
 
     return value, pullback

@@ -308,7 +308,7 @@ def test_weights_cancel_the_bias(rng, d):
     from entropic.neighbors._entropy import entropy_weights
 
     k = 12
-    w = entropy_weights(k, d)
+    w = entropy_weights("f", k, d)
     assert w.sum() == pytest.approx(1, abs=1e-12)
     j = np.arange(1, k + 1)
     for power in range(1, d // 4 + 1):
@@ -979,3 +979,176 @@ ERRORS = [
 def test_errors_say_what_is_wrong(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+# ---- what broke once -------------------------------------------------------------------------------------------------
+
+
+def test_a_jackknife_keeps_a_label_with_two_samples(rng):
+    x = rng.normal(size=(40, 4))
+    with pytest.raises(ValueError, match="`jackknife` = 2 leaves samples of which every label occurs once"):
+        entropic.knn_mutual_information(x, np.arange(40) // 2, discrete=True, jackknife=2)
+    assert entropic.knn_mutual_information(x, np.arange(40) // 4, discrete=True, jackknife=2).standard_error > 0
+
+
+def test_permutations_that_change_nothing_are_equal():
+    """Their sums are in another order, and differ in the last digit."""
+    a, b = [0, 1, 1, 1], [0, 0, 1, 1]
+    found = entropic.knn_mutual_information(a, b, discrete=[True, True], permutations=99, rng=0, k=1)
+    assert len(np.unique(found.null.round(12))) == 1
+    assert found.p_value == 1
+
+
+def test_weights_need_enough_neighbours(rng):
+    x = rng.normal(size=(200, 4))
+    with pytest.raises(ValueError, match="cancels 1 terms of the bias in 4 dimensions, for which `k` = 1 is too small"):
+        entropic.knn_entropy(x, k=1, weighted=True)
+    with pytest.raises(ValueError, match="in 50 dimensions"):
+        entropic.knn_entropy(rng.normal(size=(100, 50)), k=60, weighted=True)
+    for k in (2, 3, 20):
+        moved = entropic.knn_entropy(10 * x, k=k, weighted=True) - entropic.knn_entropy(x, k=k, weighted=True)
+        assert moved == pytest.approx(4 * math.log(10), rel=1e-9)
+
+
+def test_a_matrix_reports_ties_as_its_pairs_do(rng):
+    a = rng.normal(size=(200, 2))
+    pair = entropic.knn_mutual_information(a[:, 0], a[:, 1], transform="rank", ties="raise")
+    matrix = entropic.mutual_information_matrix(a, transform="rank", ties="raise")
+    assert matrix[0, 1] == pytest.approx(pair, rel=1e-12)
+    rounded = np.round(rng.normal(size=(3000, 2)), 5)
+    assert entropic.mutual_information_matrix(rounded, ties="raise")[0, 1] == pytest.approx(
+        entropic.knn_mutual_information(rounded[:, 0], rounded[:, 1], ties="raise"), rel=1e-12
+    )
+    with pytest.raises(ValueError, match="tied"):
+        entropic.mutual_information_matrix(np.round(a, 1), ties="raise")
+
+
+def test_columns_of_booleans_are_labels(rng):
+    x, y = rng.normal(size=(50, 3)), rng.random((50, 2)) < 0.5
+    found = entropic.mutual_information_matrix(x, y)
+    for j in range(2):
+        np.testing.assert_allclose(found[:, j], entropic.mutual_information_matrix(x, y[:, j]), rtol=1e-14)
+
+
+def test_dimension_where_all_neighbours_are_equally_far():
+    cross = [[0.1, 0], [-0.1, 0], [0, 0.1], [0, -0.1]]
+    assert entropic.local_intrinsic_dimension([[0.0, 0.0]], cross, k=4, method="mom") == [np.inf]
+    for method in ("twonn", "mle", "mom"):
+        assert entropic.intrinsic_dimension(np.eye(6), method=method, k=5) == np.inf
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    for method in ("mle", "mom"):
+        for size in (1e-170, 1e160, 1e300):
+            np.testing.assert_allclose(
+                entropic.local_intrinsic_dimension(size * x, k=5, method=method),
+                entropic.local_intrinsic_dimension(x, k=5, method=method), rtol=1e-9,
+            )  # fmt: skip
+            grads = [
+                entropic.vjp(entropic.local_intrinsic_dimension, s * x, k=5, method=method)[1](1.0)[0] * s
+                for s in (1.0, size)
+            ]
+            np.testing.assert_allclose(grads[1], grads[0], rtol=1e-6, atol=1e-9)
+
+
+def test_correa_at_any_scale_and_offset(rng):
+    x = rng.normal(size=40)
+    value = entropic.spacing_entropy(x, method="correa", window=3)
+    grad = entropic.vjp(entropic.spacing_entropy, x, method="correa", window=3)[1](1.0)[0]
+    for size in (1e-170, 1e-300, 1e160, 1e300):
+        assert entropic.spacing_entropy(size * x, method="correa", window=3) == pytest.approx(value + math.log(size))
+        scaled = entropic.vjp(entropic.spacing_entropy, size * x, method="correa", window=3)[1](1.0)[0]
+        np.testing.assert_allclose(scaled * size, grad, rtol=1e-7)
+    for offset in (0.0, 0.1, 0.3, 0.7, 1e8 + 0.1):
+        tied = offset + np.array([0, 0, 0, 1, 2, 3.0])
+        for method in ("vasicek", "van_es", "ebrahimi", "correa", "bias_corrected"):
+            if method != "van_es":  # whose spacings reach over three values here
+                with pytest.warns(entropic.TiesWarning):
+                    assert entropic.spacing_entropy(tied, window=1, method=method, ties="warn") == -np.inf
+    for n in (3, 4, 5):
+        assert np.isfinite(entropic.spacing_entropy(x[:n]))
+
+
+@pytest.mark.parametrize("method", ["ksg1", "ksg2", "tie_aware", "mixed", "local_nonuniform"])
+def test_a_constant_adds_nothing_to_a_total_correlation(method, rng):
+    a, b, c = rng.normal(size=300), rng.normal(size=300), np.full(300, 7.0)
+    alone = entropic.knn_mutual_information(a, b, method=method)
+    for variables in ((a, b, c), (c, a, b), (a, c, b, c)):
+        assert entropic.knn_mutual_information(*variables, method=method, k=4) == pytest.approx(
+            entropic.knn_mutual_information(a, b, method=method, k=4), rel=1e-12
+        )
+    assert np.isfinite(alone)
+    assert entropic.knn_mutual_information(c, c, c, method=method) == 0
+
+
+def test_counts_at_the_ends_of_the_range():
+    tiny = np.array([[5e-324, 0.0], [1e-323, 0.0], [0, 0]])
+    for strict in (True, False):
+        assert entropic.count_within(tiny, np.inf, strict=strict).tolist() == [2, 2, 2]
+    huge = np.array([[1e300, 0], [1e300, 0], [0, 1e300]])
+    for radius in (1e-30, 1e-10, 1e250):
+        for strict in (True, False):
+            assert entropic.count_within(huge, radius, strict=strict).tolist() == [1, 1, 0]
+    assert entropic.count_within(huge, 0.0, strict=True).tolist() == [0, 0, 0]
+    mixed = np.array([[1e300, 0.0], [1e300, 1e-40], [0, 0]])
+    assert entropic.nearest_neighbors(mixed, k=1)[0].ravel().tolist() == [1e-40, 1e-40, 1e300]
+    ends = np.array([[-1.7e308, 0.0], [1.7e308, 0.0], [1.7e308, 1]])
+    for metric in ("euclidean", "chebyshev", "manhattan"):
+        assert entropic.count_within(ends, np.inf, metric=metric).tolist() == [2, 2, 2]
+        assert entropic.count_within(ends[:, 0], np.inf, metric=metric).tolist() == [2, 2, 2]
+        distances, numbers = entropic.nearest_neighbors(ends[:2], k=1, metric=metric)
+        assert distances.ravel().tolist() == [np.inf, np.inf]
+        assert numbers.ravel().tolist() == [1, 0]
+
+
+def test_standardizing_the_largest_numbers(rng):
+    x, y = rng.random(100), rng.normal(size=100)
+    expected = entropic.knn_mutual_information(x + 1, y, transform="standardize")
+    assert entropic.knn_mutual_information((x + 1) * 8e307, y, transform="standardize") == pytest.approx(expected)
+
+
+def test_an_empty_condition(rng):
+    x, y = rng.normal(size=60), rng.normal(size=60)
+    nothing = np.empty((60, 0))
+    assert entropic.knn_conditional_mutual_information(x, y, nothing) == entropic.knn_mutual_information(x, y)
+    with pytest.raises(ValueError, match="knn_conditional_mutual_information: `x` and `z` must have as many samples"):
+        entropic.knn_conditional_mutual_information(x, y, nothing[:7])
+    with pytest.raises(ValueError, match="knn_conditional_mutual_information: `x` and `y` must have as many samples"):
+        entropic.knn_conditional_mutual_information(x, y[:9], nothing)
+
+
+def test_gradients_are_those_of_the_positional_arrays(rng):
+    x, y = rng.normal(size=(30, 2)), rng.normal(size=(40, 2))
+    both = entropic.vjp(entropic.knn_divergence, x, y)[1](1.0)
+    (first,) = entropic.vjp(entropic.knn_divergence, x, y=y)[1](1.0)
+    assert len(both) == 2
+    np.testing.assert_array_equal(first, both[0])
+    (by_x,) = entropic.vjp(entropic.local_intrinsic_dimension, x, reference=y)[1](1.0)
+    np.testing.assert_array_equal(by_x, entropic.vjp(entropic.local_intrinsic_dimension, x, y)[1](1.0)[0])
+
+
+def test_gradient_of_a_power_beside_an_atom(rng):
+    x = rng.normal(size=(30, 2))
+    x[:6] = 1.0
+    for order in (0.5, 1.0, 2.0):
+        with pytest.warns(entropic.TiesWarning):
+            _, pullback = entropic.vjp(entropic.knn_entropy, x, ties="warn", order=order)
+        assert np.isfinite(pullback(1.0)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda x: entropic.knn_mutual_information(x, np.array(["a", None] * 10, object), discrete=True), TypeError,
+         "knn_mutual_information: `y` has labels that cannot be sorted"),
+        (lambda x: entropic.knn_mutual_information(x, np.array(["a", np.nan] * 10, object), discrete=True), ValueError,
+         "`y` has nan among its labels"),
+        (lambda x: entropic.knn_entropy(x, k=[[1], [1, 2]]), ValueError, "knn_entropy: `k` must be an integer or"),
+        (lambda x: entropic.knn_entropy(x, k=[True, 2]), TypeError, "knn_entropy: `k` must hold integers"),
+        (lambda x: entropic.knn_entropy(x, confidence=np.nextafter(1, 0)), ValueError, "`confidence` must be between"),
+        (lambda x: entropic.knn_entropy(x, weighted="no"), TypeError, "knn_entropy: `weighted`"),
+        (lambda x: entropic.knn_mutual_information(x, x, pointwise="no"), TypeError, "`pointwise`"),
+        (lambda x: entropic.transfer_entropy(x, x, pointwise="no"), TypeError, "transfer_entropy: `pointwise`"),
+    ],
+)  # fmt: skip
+def test_more_errors_say_what_is_wrong(call, kind, message, rng):
+    with pytest.raises(kind, match=message):
+        call(rng.normal(size=20))

@@ -20,6 +20,7 @@ using Numbers = py::array_t<std::int64_t, py::array::c_style>;
 std::unique_ptr<cpu::PointIndex> index_of(const Doubles& x) {
   const double* data = x.data();
   const index_t n = x.shape(0), d = x.shape(1);
+  if (n < 1 || d < 1) throw std::invalid_argument("points and coordinates");
   MaybeReleaseGil released(n * d * 32);
   return std::make_unique<cpu::PointIndex>(data, n, d);
 }
@@ -74,9 +75,9 @@ Numbers count(const cpu::PointIndex& index, const std::optional<Doubles>& q, con
   return counts;
 }
 
-// Values, numbers of tied samples, and whether any is an atom, for pairs (p, 2) of columns (count, n).
-std::tuple<Doubles, Numbers, py::array_t<bool>> pairs(const Doubles& columns, const Numbers& which, index_t k,
-                                                      const Doubles& digamma) {
+// Values, numbers of tied samples, and how many of those are at atoms, for pairs (p, 2) of columns (count, n).
+std::tuple<Doubles, Numbers, Numbers> pairs(const Doubles& columns, const Numbers& which, index_t k,
+                                            const Doubles& digamma) {
   const index_t count = columns.shape(0), n = columns.shape(1), pair_count = which.shape(0);
   if (digamma.size() < n + 1) throw std::invalid_argument("digamma up to n");
   std::vector<cpu::Pair> listed;
@@ -90,8 +91,7 @@ std::tuple<Doubles, Numbers, py::array_t<bool>> pairs(const Doubles& columns, co
   }
   raise_if_interrupted(finished);
   Doubles value(pair_count);
-  Numbers tied(pair_count);
-  py::array_t<bool> atoms(pair_count);
+  Numbers tied(pair_count), atoms(pair_count);
   for (index_t p = 0; p < pair_count; ++p) {
     const cpu::PairInformation& of_pair = found[static_cast<std::size_t>(p)];
     value.mutable_at(p) = of_pair.value;

@@ -65,7 +65,7 @@ struct Pair {
 struct PairInformation {
   double value;
   index_t tied;
-  bool atoms;
+  index_t atoms;
 };
 // Columns are contiguous; digamma holds psi(0 .. n). False if interrupted.
 bool pair_informations(const double* columns, index_t count, index_t n, const Pair* pairs, index_t pair_count,

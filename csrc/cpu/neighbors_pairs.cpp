@@ -17,11 +17,11 @@ PairInformation information(const PointIndex& x, const PointIndex& y, const doub
   const index_t most = std::min(k + 1, n - 1);
   std::vector<double> distance(static_cast<std::size_t>(n * most)), radius(static_cast<std::size_t>(n));
   joint.distances(Metric::chebyshev, most, distance.data());
-  PairInformation result{0, 0, false};
+  PairInformation result{0, 0, 0};
   for (index_t i = 0; i < n; ++i) {
     const double* own = distance.data() + i * most;
     radius[static_cast<std::size_t>(i)] = own[k - 1];
-    result.atoms |= own[k - 1] == 0;
+    result.atoms += own[k - 1] == 0;
     result.tied += own[k - 1] == 0 || (most > k && own[k - 1] == own[k]);
   }
   double sum = 0;

@@ -24,14 +24,20 @@ def _log_ratios(distances: np.ndarray) -> np.ndarray:
     return np.where(last == before, 0.0, logs)
 
 
+def _mean_shortfall(distances: np.ndarray) -> np.ndarray:
+    """1 - mean of T_j / T_k over j < k, exactly 0 where all are equal."""
+    last = distances[:, -1:]
+    return np.asarray(((last - distances[:, :-1]) / last).mean(axis=1))
+
+
 def local_dimensions(distances: np.ndarray, method: str) -> np.ndarray:
     """Each row's dimension from its k ascending distances: 0 where all are 0."""
     count = distances.shape[1] - 1
     last = distances[:, -1]
     with np.errstate(divide="ignore", invalid="ignore"):
         if method == "mom":
-            mean = distances[:, :-1].mean(axis=1)
-            values = mean / (last - mean)
+            below = _mean_shortfall(distances)
+            values = (1 - below) / below
         else:
             values = count / _log_ratios(distances).sum(axis=1)
     return np.where(last == 0, 0.0, values)
@@ -184,8 +190,8 @@ def intrinsic_dimension(
         if method == "mle":
             return float(1 / np.float64(_log_ratios(distances).mean()))
         if method == "mom":
-            mean = np.float64((distances[:, :-1] / distances[:, -1:]).mean())
-            return float(mean / (1 - mean))
+            below = _mean_shortfall(distances).mean()
+            return float((1 - below) / below)
         return _two_neighbours(distances, share)
 
 
@@ -194,4 +200,5 @@ def _two_neighbours(distances: np.ndarray, discard: float) -> float:
     logs = np.sort(_log_ratios(distances)[:, 0])
     kept = max(1, min(n - 1, math.floor(n * (1 - discard))))  # the last one's 1 - F is 0
     heights = -np.log1p(-np.arange(1, kept + 1) / n)
-    return float(np.float64((logs[:kept] * heights).sum()) / (logs[:kept] ** 2).sum())
+    squares = float((logs[:kept] ** 2).sum())
+    return float((logs[:kept] * heights).sum()) / squares if squares else math.inf

@@ -27,7 +27,7 @@ def log_ball_volume(d: int, metric: str) -> float:
     return d / 2 * math.log(math.pi) - math.lgamma(1 + d / 2)
 
 
-def entropy_weights(k: int, d: int) -> np.ndarray:
+def entropy_weights(func: str, k: int, d: int) -> np.ndarray:
     """Weights of least norm on the estimates of orders 1..k whose sum is 1 and that cancel the leading bias terms.
 
     Those grow as Gamma(j + 2l/d) / Gamma(j) in the order j, for l = 1..floor(d/4).
@@ -40,7 +40,13 @@ def entropy_weights(k: int, d: int) -> np.ndarray:
     rows = np.exp(log_gamma(orders + powers[:, None]) - log_gamma(orders))
     constraints = np.vstack([np.ones(k), rows / rows[:, -1:]])
     wanted = np.eye(len(constraints))[0]
-    return np.asarray(np.linalg.lstsq(constraints, wanted, rcond=None)[0])
+    weights = np.linalg.lstsq(constraints, wanted, rcond=None)[0]
+    # too few orders for the terms, or so many dimensions that the terms are the same but for rounding
+    if k < len(constraints) or np.abs(constraints @ weights - wanted).max() > 1e-9:
+        raise ValueError(
+            f"{func}: `weighted` cancels {d // 4} terms of the bias in {d} dimensions, for which `k` = {k} is too small"
+        )
+    return np.asarray(weights)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,12 @@ class EntropyProblem:
 
 
 def _check_orders(func: str, k: Any, most: int) -> np.ndarray:
-    given = np.asarray(k)
+    try:
+        given = np.asarray(k)
+    except ValueError:
+        raise ValueError(f"{func}: `k` must be an integer or a list of integers, got {k!r}") from None
+    if isinstance(k, list | tuple) and any(isinstance(order, bool | np.bool_) for order in k):
+        raise TypeError(f"{func}: `k` must hold integers, got {k!r}")
     if given.ndim > 1 or given.size == 0:
         raise ValueError(f"{func}: `k` must be an integer or a list of integers, got {k!r}")
     if given.ndim and given.dtype.kind not in "iu":
@@ -133,7 +144,7 @@ def entropy_problem(
     distances, indices = Space(x, metric).nearest(int(orders.max()))
     weights = np.ones(len(orders))
     if weighted:
-        weights = entropy_weights(int(orders.max()), x.shape[1])
+        weights = entropy_weights(func, int(orders.max()), x.shape[1])
         orders = 1 + np.flatnonzero(weights)
         weights = weights[orders - 1]
     tied = distances[:, orders.min() - 1] == 0
@@ -210,7 +221,8 @@ def knn_entropy(
         Return Tsallis's ``(1 - int p^q) / (q - 1)`` for `order` instead.
     weighted : bool
         Combine the orders 1..k with weights that cancel the leading terms of the bias. For d < 4 nothing needs to be
-        cancelled and the weight is all on k; in more dimensions k has to grow with n (to tens) to be of use.
+        cancelled and the weight is all on k; in more dimensions k has to be above floor(d / 4), and to grow with n (to
+        tens) to be of use.
     support : (low, high), optional
         Where the density is known to end: numbers or one a coordinate. Balls are cut there, which removes the bias that
         comes from the borders. For the Chebyshev metric.
@@ -266,6 +278,7 @@ def knn_entropy(
         raise ValueError(f"{func}: `base` has no meaning for Tsallis entropies")
     if support is not None and metric != "chebyshev":
         raise ValueError(f'{func}: `support` needs metric="chebyshev", whose balls are boxes, got {metric!r}')
+    check_flag(func, "weighted", weighted)
     several = np.ndim(k) == 1
     if weighted or confidence is not None:
         _check_single(func, several, q)
@@ -294,7 +307,7 @@ def _check_single(func: str, several: bool, q: float) -> None:
 
 def _estimate(func: str, value: float, terms: np.ndarray, confidence: Any, log_base: float) -> EntropyEstimate:
     level = check_number(func, "confidence", confidence)
-    if not 0 < level < 1:
+    if not 0 < level < 1 or (1 + level) / 2 == 1:
         raise ValueError(f"{func}: `confidence` must be between 0 and 1, got {confidence!r}")
     if math.isinf(value):
         return EntropyEstimate(value, math.inf, level, -math.inf, math.inf)

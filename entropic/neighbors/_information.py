@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array
-from .._validate import check_base, check_choice, check_integer, check_rng
+from .._validate import check_base, check_choice, check_flag, check_integer, check_rng
 from ._search import Space, as_samples, check_neighbors, check_same_length, samples_backend
 from ._ties import check_ties, digamma, digamma_of_counts, jitter, report_ties
 
 METHODS = ("ksg1", "ksg2", "mixed", "mixed_paper", "tie_aware", "local_nonuniform")
 TRANSFORMS = (None, "standardize", "rank")
 # Where distances are equal but not 0, a sample's strict count is off by a neighbour: so many samples do not matter.
-_TOLERATED = 0.05
+TOLERATED = 0.05
 _TIED = "have their k-th neighbour at distance 0 or as far as the next one"
 _TIED_ADVICE = (
     'the estimate is meant for continuous variables: use method="tie_aware" or "mixed", `discrete=True` for labels, or '
@@ -61,7 +61,8 @@ def transformed(func: str, x: np.ndarray, transform: Any) -> np.ndarray:
     if transform is None:
         return x
     if transform == "standardize":
-        centred = x - x.mean(axis=0)
+        near_one = np.ldexp(x, -np.frexp(np.abs(x).max(axis=0))[1])  # the sum of the largest numbers overflows
+        centred = near_one - near_one.mean(axis=0)
         largest = np.abs(centred).max(axis=0)
         unit = centred / np.where(largest > 0, largest, 1.0)
         spread = np.sqrt((unit * unit).mean(axis=0))
@@ -91,7 +92,7 @@ def radius_and_ties(
     tied = radius == 0
     if most > k and not ranks:
         equal = tied | (radius == distances[:, k])
-        if tied.any() or equal.mean() > _TOLERATED:
+        if tied.any() or equal.mean() > TOLERATED:
             return radius, equal
     return radius, tied
 
@@ -213,7 +214,7 @@ def _log_box_ratio(offsets: np.ndarray) -> np.ndarray:
     unit = centred / scale.max(axis=1)[:, None, None]
     _, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", unit, unit))
     rotated = np.abs(np.einsum("nki,nij->nkj", offsets, axes)).max(axis=1)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.log(rotated).sum(axis=1) - np.log(sides).sum(axis=1))
 
 
@@ -253,9 +254,12 @@ def as_labels(func: str, name: str, y: Any) -> np.ndarray:
         values = values[:, 0]
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"{func}: `{name}` holds labels and must have shape (n,), got {values.shape}")
-    if values.dtype.kind in "fc" and np.isnan(values).any():
+    if values.dtype.kind in "fcO" and (values != values).any():  # nan alone is not itself
         raise ValueError(f"{func}: `{name}` has nan among its labels")
-    return np.asarray(np.unique(values, return_inverse=True)[1].reshape(-1))
+    try:
+        return np.asarray(np.unique(values, return_inverse=True)[1].reshape(-1))
+    except TypeError as error:
+        raise TypeError(f"{func}: `{name}` has labels that cannot be sorted: {error}") from None
 
 
 def ross_terms(x: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
@@ -314,8 +318,13 @@ class _Estimator:
 
     def __init__(self, k: int, method: str, variables: list[np.ndarray], kinds: list[bool], ranks: bool) -> None:
         self.k, self.method, self.kinds, self.ranks = k, method, kinds, ranks
-        self.variables = variables
-        self.joint = None if any(kinds) or any(map(is_constant, variables)) else Joint(variables, ranks=ranks)
+        self.variables = self._telling(variables)
+        self.joint = None if any(kinds) or len(self.variables) < 2 else Joint(self.variables, ranks=ranks)
+
+    def _telling(self, variables: list[np.ndarray]) -> list[np.ndarray]:
+        """What is constant tells nothing, and only takes away from the estimate: all but those, or one that is left."""
+        telling = [v for v in variables if not is_constant(v)]
+        return telling if len(telling) > 1 else variables[:1]
 
     def terms(self) -> Terms:
         return self._of(self.variables, self.joint)
@@ -331,8 +340,9 @@ class _Estimator:
 
     def _of(self, variables: list[np.ndarray], joint: Joint | None) -> Terms:
         n = len(variables[0])
-        if any(map(is_constant, variables)) and len(variables) == 2:
-            return np.zeros(n), np.zeros(n, bool)  # what is constant tells nothing
+        variables = self._telling(variables)
+        if len(variables) < 2:
+            return np.zeros(n), np.zeros(n, bool)
         if not any(self.kinds):
             return _TERMS[self.method](joint or Joint(variables, ranks=self.ranks), self.k)
         if all(self.kinds):
@@ -401,12 +411,13 @@ def knn_mutual_information(
     -------
     float, array of shape (n,), or InformationEstimate
         The last one with `permutations` or `jackknife`. Estimates near 0 can be negative and are not clipped. A
-        constant variable has 0 with any other one.
+        constant variable has 0 with any other one, and adds nothing to a total correlation.
 
     Raises
     ------
     TypeError, ValueError
-        For samples that are not finite, of different lengths, fewer than two, k >= n, and labels that occur once only.
+        For samples that are not finite, of different lengths, fewer than two, k >= n, and labels that occur once
+        only, or do when a group of the jackknife is left out.
 
     Notes
     -----
@@ -430,6 +441,7 @@ def knn_mutual_information(
     """
     func = "knn_mutual_information"
     check_choice(func, "method", method, METHODS)
+    check_flag(func, "pointwise", pointwise)
     check_ties(func, ties, ("warn", "raise", "jitter"))
     log_base = check_base(func, base)
     arrays = [x, y, *more]
@@ -454,7 +466,7 @@ def knn_mutual_information(
     _check_groups(func, groups, n, order)
     if pointwise and (draws or groups):
         raise ValueError(f"{func}: `pointwise` excludes `permutations` and `jackknife`")
-    _check_labels(func, names, variables, kinds)
+    _check_labels(func, names, variables, kinds, groups)
     dimensions = sum(v.shape[1] for v in variables)
     if method == "local_nonuniform" and not any(kinds) and order < dimensions:
         raise ValueError(
@@ -474,11 +486,16 @@ def knn_mutual_information(
     error, corrected = _jackknife(estimator, n, groups, value, log_base)
     return InformationEstimate(
         value,
-        p_value=(1 + int((null >= value).sum())) / (1 + draws) if draws else None,
+        p_value=_share_at_least(null, value) if draws else None,
         null=null if draws else None,
         standard_error=error,
         corrected=corrected,
     )
+
+
+def _share_at_least(null: np.ndarray, value: float) -> float:
+    """Of the permutations and the data themselves; sums in another order differ by rounding alone, and are equal."""
+    return (1 + int((null >= value - 1e-13 * max(1.0, abs(value))).sum())) / (1 + len(null))
 
 
 def _check_groups(func: str, groups: int, n: int, k: int) -> None:
@@ -488,11 +505,19 @@ def _check_groups(func: str, groups: int, n: int, k: int) -> None:
         raise ValueError(f"{func}: `jackknife` leaves at most k = {k} samples")
 
 
-def _check_labels(func: str, names: tuple[str, ...], variables: list[np.ndarray], kinds: list[bool]) -> None:
-    if sum(kinds) == 1:
-        place = kinds.index(True)
-        if (np.bincount(variables[place][:, 0].astype(np.int64)) == 1).all():
-            raise ValueError(f"{func}: every label of `{names[place]}` occurs once; are its values continuous?")
+def _check_labels(
+    func: str, names: tuple[str, ...], variables: list[np.ndarray], kinds: list[bool], groups: int
+) -> None:
+    if sum(kinds) != 1:
+        return
+    place = kinds.index(True)
+    labels = variables[place][:, 0].astype(np.int64)
+    if (np.bincount(labels) == 1).all():
+        raise ValueError(f"{func}: every label of `{names[place]}` occurs once; are its values continuous?")
+    group = np.arange(len(labels)) % max(groups, 1)
+    for g in range(groups):
+        if np.bincount(labels[group != g]).max() < 2:
+            raise ValueError(f"{func}: `jackknife` = {groups} leaves samples of which every label occurs once")
 
 
 def _at_kept(terms: np.ndarray, variables: list[np.ndarray], kinds: list[bool]) -> np.ndarray:
@@ -618,22 +643,25 @@ def knn_conditional_mutual_information(
     """
     func = "knn_conditional_mutual_information"
     check_choice(func, "method", method, CONDITIONAL_METHODS)
-    if getattr(z, "ndim", None) == 2 and z.shape[1] == 0:
-        return knn_mutual_information(
-            x, y, k=k, method=method, ties=ties, transform=transform, base=base, pointwise=pointwise, rng=rng
-        )
+    check_flag(func, "pointwise", pointwise)
     backend = samples_backend(func, x=x, y=y, z=z)
     log_base = check_base(func, base)
     check_ties(func, ties, ("warn", "raise", "jitter"))
-    variables = [
-        transformed(func, as_samples(func, name, a, 2), transform) for name, a in zip("xyz", (x, y, z), strict=True)
-    ]
-    check_same_length(func, ("x", "y", "z"), variables)
+    given = {"x": x, "y": y, "z": z}
+    unconditional = getattr(z, "ndim", None) == 2 and z.shape[1] == 0
+    if unconditional:
+        del given["z"]
+    variables = [transformed(func, as_samples(func, name, a, 2), transform) for name, a in given.items()]
+    check_same_length(func, tuple("xyz"), [*variables, z] if unconditional else variables)
     order = check_neighbors(func, k, len(variables[0]) - 1)
     if ties == "jitter":
         generator = check_rng(func, rng)
         variables = [jitter(func, v, generator) for v in variables]
-    terms, tied = _conditional_terms(variables[0], variables[1], variables[2], order, method, transform == "rank")
+    ranks = transform == "rank"
+    if unconditional:
+        terms, tied = _Estimator(order, method, variables, [False, False], ranks).terms()
+    else:
+        terms, tied = _conditional_terms(variables[0], variables[1], variables[2], order, method, ranks)
     report_ties(func, tied, ties, _TIED, _TIED_ADVICE)
     return backend.wrap(terms / log_base) if pointwise else float(terms.mean()) / log_base
 
@@ -719,6 +747,7 @@ def transfer_entropy(
     """
     func = "transfer_entropy"
     check_choice(func, "method", method, CONDITIONAL_METHODS)
+    check_flag(func, "pointwise", pointwise)
     backend = samples_backend(func, source=source, target=target, condition=condition)
     log_base = check_base(func, base)
     check_ties(func, ties, ("warn", "raise", "jitter"))
@@ -755,4 +784,4 @@ def transfer_entropy(
             for _ in range(draws)
         ]
     )
-    return InformationEstimate(value, p_value=(1 + int((null >= value).sum())) / (1 + draws), null=null)
+    return InformationEstimate(value, p_value=_share_at_least(null, value), null=null)

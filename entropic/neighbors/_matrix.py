@@ -11,6 +11,7 @@ from .. import _core
 from .._backend import Array
 from .._validate import check_base
 from ._information import (
+    TOLERATED,
     Joint,
     as_labels,
     holds_words,
@@ -46,15 +47,18 @@ def _labelled_pair(a: _Column, b: _Column, k: int) -> float:
     return float(ross_terms(other.values[:, None], labels, k).mean())
 
 
-def _continuous_pairs(columns: list[_Column], pairs: list[tuple[int, int]], k: int) -> tuple[np.ndarray, int]:
-    """Kraskov's estimates, and the largest number of tied samples in a pair."""
+def _continuous_pairs(
+    columns: list[_Column], pairs: list[tuple[int, int]], k: int, *, ranks: bool
+) -> tuple[np.ndarray, int]:
+    """Kraskov's estimates, and the largest number of tied samples in a pair, as `radius_and_ties` counts them."""
     n = len(columns[0].values)
     stacked = np.stack([column.values for column in columns])
     values, tied, atoms = _core.neighbor_pairs(stacked, np.array(pairs, np.int64), k, digamma(np.arange(n + 1)))
     for p in np.flatnonzero(atoms):
         joint = Joint([columns[i].values[:, None] for i in pairs[p]])
         values[p] = ksg1_terms(joint, k)[0].mean()
-    return values, int(tied.max())
+    matters = (atoms > 0) | (tied > TOLERATED * n)
+    return values, int(np.where(matters & (not ranks), tied, atoms).max())
 
 
 def _mask(func: str, name: str, discrete: Any, columns: int) -> np.ndarray:
@@ -145,7 +149,12 @@ def mutual_information_matrix(
         pairs = [(i, j) for i in range(len(columns)) for j in range(i)]
     else:
         if labels_y:
-            targets, mask_y = as_labels(func, "y", y)[:, None].astype(np.float64), np.ones(1, bool)
+            given = np.asarray(y)
+            if given.ndim not in (1, 2):
+                raise ValueError(f"{func}: `y` must have shape (n,) or (n, q), got {given.shape}")
+            words = given.reshape(len(given), -1).T
+            targets = np.stack([as_labels(func, "y", column) for column in words], axis=1).astype(np.float64)
+            mask_y = np.ones(len(words), bool)
         else:
             targets = as_samples(func, "y", y)
             mask_y = _mask(func, "discrete_y", discrete_y, targets.shape[1])
@@ -153,7 +162,7 @@ def mutual_information_matrix(
         d = len(columns)
         columns += _columns(func, targets, mask_y, transform)
         pairs = [(i, j) for i in range(d) for j in range(d, len(columns))]
-    found, tied = _informations(columns, pairs, order)
+    found, tied = _informations(columns, pairs, order, ranks=transform == "rank")
     if y is None:
         values = np.diag([_self_information(column) for column in columns])
         for (i, j), value in zip(pairs, found, strict=True):
@@ -170,7 +179,9 @@ def mutual_information_matrix(
     return backend.wrap(values / log_base)
 
 
-def _informations(columns: list[_Column], pairs: list[tuple[int, int]], k: int) -> tuple[np.ndarray, int]:
+def _informations(
+    columns: list[_Column], pairs: list[tuple[int, int]], k: int, *, ranks: bool
+) -> tuple[np.ndarray, int]:
     found = np.zeros(len(pairs))
     continuous = []
     for p, (i, j) in enumerate(pairs):
@@ -182,7 +193,7 @@ def _informations(columns: list[_Column], pairs: list[tuple[int, int]], k: int) 
             found[p] = _labelled_pair(columns[i], columns[j], k)
     if not continuous:
         return found, 0
-    found[continuous], tied = _continuous_pairs(columns, [pairs[p] for p in continuous], k)
+    found[continuous], tied = _continuous_pairs(columns, [pairs[p] for p in continuous], k, ranks=ranks)
     return found, tied
 
 

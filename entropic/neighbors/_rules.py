@@ -105,7 +105,10 @@ def _volume_rates(problem: EntropyProblem, q: float, tsallis: bool) -> np.ndarra
     if q == 1:
         return np.full(problem.log_volume.shape, 1 / len(problem.x))
     powers = (1 - q) * log_zeta(problem, q)
-    rates = np.asarray(softmax(powers, axis=0))
+    # beyond order 1 an atom's power is infinite, and the value does not move with the samples
+    infinite = np.isposinf(powers).any(axis=0)
+    powers = np.where(infinite, 0.0, powers)
+    rates = np.where(infinite, 0.0, softmax(powers, axis=0))
     return rates * np.exp(np.asarray(logmeanexp(powers, axis=0))) if tsallis else rates
 
 
@@ -203,10 +206,10 @@ def _dimension_rates(distances: np.ndarray, dimension: np.ndarray, method: str) 
     count = distances.shape[1] - 1
     rates = np.empty_like(distances)
     if method == "mom":
-        mean = distances[:, :-1].mean(axis=1)
-        gap = (distances[:, -1] - mean) ** 2
-        rates[:, :-1] = (distances[:, -1] / gap / count)[:, None]
-        rates[:, -1] = -mean / gap
+        # with s = 1 - mean(T_j / T_k) the dimension is (1 - s) / s = 1 / s - 1
+        slope = (dimension + 1) ** 2
+        rates[:, :-1] = (slope / count / distances[:, -1])[:, None]
+        rates[:, -1] = -slope * (dimension / (dimension + 1)) / distances[:, -1]
     else:
         rates[:, :-1] = (dimension**2 / count)[:, None] / distances[:, :-1]
         rates[:, -1] = -(dimension**2) / distances[:, -1]

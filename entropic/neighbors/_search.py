@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,13 +81,15 @@ class Space:
         self.metric = _FIRST_METRIC + METRICS.index(metric)
         self._squares = metric == "euclidean" and x.shape[1] > 1
         self.exponent = 0
+        exponent = int(np.frexp(np.abs(x).max())[1])
         if self._squares:
-            exponent = int(np.frexp(np.abs(x).max())[1])
             self.exponent = -exponent if abs(exponent) > _WIDE else 0
+        else:  # differences of the largest numbers, and sums of them, overflow
+            bits = 1 + x.shape[1].bit_length()
+            self.exponent = -bits if exponent + bits > 1024 else 0
         self._x = x
-        scaled = self._scaled(x)
-        self._fine = self._squares and _is_fine(scaled)
-        self._index = _core.PointIndex(scaled)
+        self._fine = self._squares and self._is_fine(x)
+        self._index = _core.PointIndex(self._scaled(x))
 
     def _scaled(self, x: np.ndarray) -> np.ndarray:
         if not self.exponent:
@@ -94,12 +97,23 @@ class Space:
         with np.errstate(over="ignore"):
             return np.asarray(np.ldexp(x, self.exponent))
 
+    def _unscaled(self, distances: np.ndarray) -> np.ndarray:
+        if not self.exponent:
+            return distances
+        with np.errstate(over="ignore"):  # a distance may be beyond the largest number
+            return np.asarray(np.ldexp(distances, -self.exponent))
+
+    def _is_fine(self, x: np.ndarray) -> bool:
+        """Are there coordinates so small that, scaled, they may differ by less than _SMALL and not be equal?"""
+        magnitudes = np.abs(x)
+        return bool(((magnitudes > 0) & (magnitudes < math.ldexp(_SMALL * 2.0**53, -self.exponent))).any())
+
     def nearest(self, k: int, q: np.ndarray | None = None, exclude: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Distances and numbers (queries, k) of the nearest, those at most `exclude` places away left out."""
         kept, far, fine = self._queries(q)
         distances, numbers = self._index.nearest(kept, k, self.metric, exclude)
         again = far | (fine & (distances[:, 0] < _SMALL))
-        distances = np.ldexp(distances, -self.exponent) if self.exponent else distances
+        distances = self._unscaled(distances)
         for rows, exact in self._pairs(np.flatnonzero(again), q, exclude):
             order = np.argsort(exact, axis=1, kind="stable")[:, :k]
             found = np.take_along_axis(exact, order, axis=1)
@@ -114,7 +128,7 @@ class Space:
         if exclude or self._fine:
             return self.nearest(k, exclude=exclude)[0]
         distances: np.ndarray = self._index.distances(k, self.metric)
-        return np.ldexp(distances, -self.exponent) if self.exponent else distances
+        return self._unscaled(distances)
 
     def count(
         self, radii: np.ndarray, *, strict: bool = True, q: np.ndarray | None = None, exclude: int = 0
@@ -122,6 +136,9 @@ class Space:
         """How many points lie within each query's radius."""
         (kept, far, fine), reach = self._queries(q), self._scaled(radii)
         counts: np.ndarray = self._index.count(kept, reach, self.metric, strict, exclude)
+        vanished = (reach == 0) & (radii > 0)
+        if strict and vanished.any():  # a radius that is 0 when it is scaled still holds the points at distance 0
+            counts = np.where(vanished, self._index.count(kept, reach, self.metric, False, exclude), counts)
         for rows, exact in self._pairs(np.flatnonzero(far | (fine & (reach < _SMALL))), q, exclude):
             limit = radii[rows, None]
             counts[rows] = ((exact < limit) if strict else (exact <= limit)).sum(axis=1)
@@ -142,10 +159,10 @@ class Space:
             return scaled, everything, False
         far = (np.abs(scaled) > 1 / _SMALL).any(axis=1)
         kept = np.where(far[:, None], 0.0, scaled) if far.any() else scaled
-        return kept, far | everything, self._fine or _is_fine(scaled)
+        return kept, far | everything, self._fine or self._is_fine(q)
 
     def _pairs(self, rows: np.ndarray, q: np.ndarray | None, exclude: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Some queries at a time with their distances to all points, inf to those that are left out."""
+        """Some queries at a time with their distances to all points, nan to those that are left out."""
         step = max(1, 4_000_000 // self._x.size)
         by = 2.0 if self.exponent < -_SUBNORMAL else 1.0  # differences of the largest numbers overflow
         for first in range(0, len(rows), step):
@@ -156,14 +173,10 @@ class Space:
                 ratios = apart / np.where(widest > 0, widest, 1)[..., None]
                 exact = by * widest * np.sqrt((ratios * ratios).sum(axis=-1))
             if q is None:
-                exact[np.abs(some[:, None] - np.arange(len(self._x))) <= exclude] = np.inf
+                exact[np.abs(some[:, None] - np.arange(len(self._x))) <= exclude] = (
+                    np.nan
+                )  # not within any radius, and sorted last
             yield some, exact
-
-
-def _is_fine(x: np.ndarray) -> bool:
-    """Are there coordinates so small that they may differ by less than _SMALL and not be equal?"""
-    magnitudes = np.abs(x)
-    return bool(((magnitudes > 0) & (magnitudes < _SMALL * 2.0**53)).any())
 
 
 def nearest_neighbors(x: Array, y: Array | None = None, *, k: int, metric: str = "euclidean") -> tuple[Array, Array]:
@@ -172,7 +185,8 @@ def nearest_neighbors(x: Array, y: Array | None = None, *, k: int, metric: str =
     Parameters
     ----------
     x : array, shape (n, d) or (n,)
-        The points whose neighbours are wanted. One-dimensional arrays are points on the line.
+        The points whose neighbours are wanted, as float64: larger integers than 2^53 are rounded. One-dimensional
+        arrays are points on the line.
     y : array, shape (m, d) or (m,), optional
         Where the neighbours are looked for. By default among `x` itself, each point but itself.
     k : int

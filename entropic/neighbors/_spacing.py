@@ -40,7 +40,8 @@ def spacing_problem(func: str, x: Array, window: Any, axis: Any) -> SpacingProbl
         raise ValueError(f"{func}: `x` must have at least 3 samples along axis {axis}, got {n}")
     if not np.isfinite(given).all():
         raise ValueError(f"{func}: `x` must be finite")
-    size = math.floor(math.sqrt(n) + 0.5) if window is None else check_integer(func, "window", window, 1)
+    nearest = min(math.floor(math.sqrt(n) + 0.5), (n - 1) // 2)
+    size = nearest if window is None else check_integer(func, "window", window, 1)
     if 2 * size >= n:
         raise ValueError(f"{func}: `window` must be less than half of n = {n}, got {size}")
     rows = np.moveaxis(given, along, -1).reshape(-1, n).astype(np.float64)
@@ -88,24 +89,37 @@ def _ebrahimi(rows: np.ndarray, m: int) -> np.ndarray:
     return np.asarray(np.log(n / m * two_sided(rows, m) / ebrahimi_factors(n, m)).mean(axis=1))
 
 
-def _windows(rows: np.ndarray, m: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Samples i - m .. i + m less their mean, (variables, some i, 2m + 1), with the first i of each block."""
+def _windows(rows: np.ndarray, m: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Samples i - m .. i + m less that in the middle, over the largest of them, (variables, some i, 2m + 1).
+
+    With the first i of each block and that largest, 0 where all are equal. So differences of equal samples are exactly
+    0, and squares stay in the range.
+    """
     n = rows.shape[1]
     padded = rows[:, np.clip(np.arange(-m, n + m), 0, n - 1)]
     block = max(1, _BLOCK // (len(rows) * (2 * m + 1)))
     for first in range(0, n, block):
         some = padded[:, first : min(n, first + block) + 2 * m]
         windows = np.lib.stride_tricks.sliding_window_view(some, 2 * m + 1, axis=1)
-        yield first, windows - windows.mean(axis=2, keepdims=True)
+        apart = windows - windows[:, :, m, None]
+        size = np.maximum(apart[:, :, -1], -apart[:, :, 0])
+        yield first, apart / np.where(size > 0, size, 1.0)[..., None], size
+
+
+def _regression(unit: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of windows: less their mean, the sums of steps times samples, and of squares. No term of a sum is negative."""
+    centred = unit - unit.mean(axis=2, keepdims=True)
+    return centred, unit @ np.arange(-m, m + 1), (centred * centred).sum(axis=2)
 
 
 def _correa(rows: np.ndarray, m: int) -> np.ndarray:
-    """Slopes of the distribution function by a regression in each window."""
+    """Slopes of the distribution function by a regression in each window; infinite where it holds equal values."""
     n = rows.shape[1]
-    steps = np.arange(-m, m + 1)
     total = np.zeros(len(rows))
-    for _, centred in _windows(rows, m):
-        total += np.log((centred @ steps) / (n * (centred * centred).sum(axis=2))).sum(axis=1)
+    for _, unit, size in _windows(rows, m):
+        _, products, squares = _regression(unit, m)
+        logs = np.log(products / (n * squares)) - np.log(size)
+        total += np.where(size > 0, logs, np.inf).sum(axis=1)
     return np.asarray(-total / n)
 
 
@@ -114,12 +128,11 @@ def correa_gradient(rows: np.ndarray, m: int) -> np.ndarray:
     variables, n = rows.shape
     steps = np.arange(-m, m + 1)
     padded = np.zeros((variables, n + 2 * m))
-    for first, centred in _windows(rows, m):
-        products, squares = (centred @ steps)[..., None], (centred * centred).sum(axis=2)[..., None]
-        usable = squares > 0
-        rates = np.where(
-            usable, 2 * centred / np.where(usable, squares, 1) - steps / np.where(usable, products, 1), 0.0
-        )
+    for first, unit, size in _windows(rows, m):
+        centred, products, squares = _regression(unit, m)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slopes = 2 * centred / squares[..., None] - steps / products[..., None]
+            rates = np.where(size[..., None] > 0, slopes / size[..., None], 0.0)
         for place in range(2 * m + 1):
             padded[:, first + place : first + place + rates.shape[1]] += rates[:, :, place] / n
     grad = padded[:, m : n + m].copy()
@@ -166,7 +179,7 @@ def spacing_entropy(
     x : array
         Samples along `axis`; each of the other places is a variable.
     window : int, optional
-        m, less than half of n; the nearest integer to sqrt(n) by default, as in SciPy.
+        m, less than half of n; by default the nearest integer to sqrt(n), as in SciPy, if that is less.
     method : {"vasicek", "van_es", "ebrahimi", "correa", "bias_corrected"}
         Vasicek's estimate, those of van Es, of Ebrahimi, Pflughoeft and Soofi and of Correa, and Vasicek's less its
         mean error for a uniform density, which is known exactly.
