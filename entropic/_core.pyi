@@ -177,7 +177,7 @@ def divergences(
     x: numpy.ndarray,
     y: numpy.ndarray,
     kind: typing.SupportsInt | typing.SupportsIndex,
-    order: typing.SupportsFloat | typing.SupportsIndex,
+    power: typing.SupportsFloat | typing.SupportsIndex,
 ) -> numpy.typing.NDArray[numpy.float64]: ...
 def elementwise(name: str, x: numpy.ndarray) -> numpy.ndarray: ...
 def finish_states(

@@ -714,7 +714,7 @@ def test_attention_entropy_edges(rng):
         ((q, k), {"lengths": np.array([8, 0])}, "`lengths` must be between 0 and the number of keys 7"),
         ((q, k), {"lengths": np.array([1, 2, 3])}, "`lengths` must have the shape of leading axes"),
         ((q, k), {"mask": np.ones((5, 7), bool)}, "`mask` of shape"),
-        ((q, k), {"scale": INF}, "`scale` must be finite"),
+        ((q, k), {"scale": INF}, "`scale` must be a number of at most 1e30"),
     ]:
         with pytest.raises(ValueError, match=message):
             entropic.attention_entropy(*args, **options)
@@ -1092,3 +1092,218 @@ def test_results_come_in_the_callers_library(rng):
     )
     with pytest.raises(TypeError, match="`logits` is a torch array but `targets` is a numpy array"):
         entropic.logit_stats(x, np.zeros(3, int))
+
+
+# ---- what broke once -------------------------------------------------------------------------------------------------
+
+
+def test_marginal_entropy_counts_rows_without_mass_as_zeros():
+    row, none = np.log([[0.7, 0.3]]), np.full((1, 2), -INF)
+    for empty in (1, 2, 3):
+        p = np.array([0.7, 0.3]) / (1 + empty)
+        z = np.vstack([row, *[none] * empty])
+        assert entropic.marginal_entropy(z) == pytest.approx(-(p * np.log(p)).sum(), rel=1e-14)
+    assert entropic.marginal_entropy(np.array([[0, -INF], [-INF, -INF]])) == pytest.approx(np.log(2) / 2)
+    (grad,) = entropic.vjp(entropic.marginal_entropy, np.vstack([row, none]))[1](1.0)
+    step = 1e-6 * np.array([[1.0, -2.0], [0, 0]])
+    z = np.vstack([row, none])
+    slope = (entropic.marginal_entropy(z + step) - entropic.marginal_entropy(z - step)) / 2
+    assert (grad * step).sum() == pytest.approx(slope, rel=1e-6)
+
+
+def test_one_row_that_is_not_adjacent():
+    x, y = np.arange(5.0), np.arange(5.0) ** 2
+    mask = np.array([True, False] * 5)
+    for function, arrays, options in [
+        (entropic.divergence, (x, y), {}),
+        (entropic.row_entropy, (x, "binary"), {}),
+        (entropic.row_entropy, (x,), {"order": 2}),
+        (entropic.marginal_entropy, (x,), {}),
+        (entropic.entropy_change, (x, 1), {}),
+        (entropic.cross_entropy, (x, 1), {"label_smoothing": 0.1}),
+        (entropic.cross_entropy, (x, y / y.sum()), {}),
+    ]:
+        turned = tuple(a[::-1].copy()[::-1] if isinstance(a, np.ndarray) else a for a in arrays)
+        assert not turned[0].flags.c_contiguous
+        np.testing.assert_array_equal(function(*turned, **options), function(*arrays, **options))
+        got, wanted = (entropic.vjp(function, *given, **options)[1](1.0) for given in (turned, arrays))
+        np.testing.assert_array_equal(got[0], wanted[0])
+    reverse = x[::-1].copy()[::-1]
+    for options in ({"mask": mask[::2]}, {"top_k": 2}, {"top_k": 2, "temperatures": (1.0, 2.0)}):
+        got, wanted = (entropic.logit_stats(given, **options).entropy for given in (reverse, x))
+        np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(
+        entropic.vjp(entropic.logit_stats, reverse)[1]({"entropy": 1.0})[0],
+        entropic.vjp(entropic.logit_stats, x)[1]({"entropy": 1.0})[0],
+    )
+
+
+@pytest.mark.parametrize(("kind", "order"), [("renyi", 0.5), ("renyi", 1e-3), ("alpha", 0.01)])
+def test_gradients_of_powers_of_probabilities_below_the_range(kind, order):
+    for x, y in (([800.0, -800, 0], [-800.0, 800, 1]), ([0.0, -800], [0.0, 0]), ([0.0, -900, 1], [0.0, -30, 2])):
+        x, y = np.array(x), np.array(y)
+        grads = entropic.vjp(entropic.divergence, x, y, kind, order=order)[1](1.0)
+        for which in range(2):
+            for i in range(len(x)):
+                step = 1e-5 * np.eye(len(x))[i]
+                ends = [
+                    entropic.divergence(x + s * step * (which == 0), y + s * step * (which == 1), kind, order=order)
+                    for s in (1, -1)
+                ]
+                assert grads[which][i] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-9)
+
+
+def test_gradient_of_tsallis_below_the_range():
+    x, step = np.array([0.0, -800]), np.array([1e-4, 0])
+    for order in (1e-3, 0.01):
+        (grad,) = entropic.vjp(entropic.row_entropy, x, "tsallis", order=order)[1](1.0)
+        ends = [entropic.row_entropy(x + s * step, "tsallis", order=order) for s in (1, -1)]
+        assert grad[0] == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-5)
+        assert grad.sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_gradients_of_large_logits_at_a_temperature(rng):
+    for offset, size, temperature in ((1e4, 0.02, 0.01), (1e4, 1.0, 0.3), (1000, 3.0, 0.7)):
+        z = (offset + size * rng.normal(size=(2, 99))).astype(np.float32)
+        for field in ("logsumexp", "entropy", "logprob"):
+            got, wanted = (
+                entropic.vjp(entropic.logit_stats, a, [3, 4], temperature=temperature)[1]({field: 1.0})[0]
+                for a in (z, z.astype(np.float64))
+            )
+            np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-6 * np.abs(wanted).max())
+    for dtype in FLOATS:
+        z = np.full(3, 1e30, dtype)
+        (grad,) = entropic.vjp(entropic.logit_stats, z, temperature=1e-10)[1]({"entropy": 1.0})
+        np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.mark.parametrize("kind", ["renyi", "tsallis"])
+@pytest.mark.parametrize("apart", [2e-6, 1e-5, 1e-4, 1e-2, 0.2, 0.3])
+def test_orders_near_one_in_float32(kind, apart, rng):
+    z = rng.normal(size=(1, 1000)).astype(np.float32)
+    for order in (1 - apart, 1 + apart):
+        exact = reference.row_entropy(z[0], kind, order)
+        assert reference.relative_error(entropic.row_entropy(z, kind, order=order)[0], exact) < 4e-7
+
+
+def test_orders_at_the_ends_of_a_divergence():
+    p, q = np.log([0.5, 0.3, 0.2]), np.log([0.1, 0.1, 0.8])
+    for order in (1e-20, 1e-12, 1e-6, 1 - 1e-6, 1 - 1e-12, 1 + 1e-15):
+        for kind in ("alpha", "renyi"):
+            exact = reference.divergence(p, q, kind, order)
+            assert reference.relative_error(entropic.divergence(p, q, kind, order=order), exact) < 1e-12
+    for kind, order, limit in (("alpha", 1e-12, "reverse_kl"), ("renyi", 1 + 1e-12, "kl"), ("alpha", 1 - 1e-12, "kl")):
+        got = entropic.vjp(entropic.divergence, p, q, kind, order=order)[1](1.0)
+        for a, b in zip(got, entropic.vjp(entropic.divergence, p, q, limit)[1](1.0), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_of_bounds_for_large_scores():
+    for dtype, high in ((np.float64, 1000.0), (np.float32, 100.0)):
+        _, by_y = entropic.vjp(entropic.nwj, np.ones(1, dtype), np.array([high, 0], dtype))[1](1.0)
+        assert by_y[0] == -INF
+        assert by_y[1] == pytest.approx(-math.exp(-1) / 2, rel=1e-6)
+    none = np.full(2, -INF)
+    for bound in (entropic.donsker_varadhan, entropic.nwj):
+        np.testing.assert_array_equal(entropic.vjp(bound, np.ones(1), none)[1](1.0)[1], 0)
+
+
+def test_plackett_luce_far_from_zero(rng):
+    s, ranking = rng.integers(-3, 4, 6).astype(float), rng.permutation(6)[:4]
+    for offset in (1e15, -1e15, 2.0**33):
+        shifted, exact = s + offset, s
+        assert entropic.plackett_luce_nll(shifted, ranking) == pytest.approx(
+            entropic.plackett_luce_nll(exact, ranking), rel=1e-14
+        )
+        np.testing.assert_allclose(
+            entropic.vjp(entropic.plackett_luce_nll, shifted, ranking)[1](1.0)[0],
+            entropic.vjp(entropic.plackett_luce_nll, exact, ranking)[1](1.0)[0], atol=1e-14,
+        )  # fmt: skip
+    i = -INF
+    assert entropic.plackett_luce_nll([0, i], [0, 1]) == 0  # the last one is certain
+    assert entropic.plackett_luce_nll([0, i], [1, 0]) == INF
+    assert entropic.plackett_luce_nll([i, i], [0, 1]) == INF
+    np.testing.assert_array_equal(entropic.vjp(entropic.plackett_luce_nll, np.array([i, i]), [0, 1])[1](1.0)[0], 0)
+    assert np.isfinite(entropic.vjp(entropic.plackett_luce_nll, np.array([0, i, 1]), [2, 0])[1](1.0)[0]).all()
+
+
+def test_scales_beyond_float32():
+    single = np.zeros((2, 3), np.float32)
+    for call, name in [
+        (lambda x: entropic.cross_entropy(single, [0, 0], softcap=x), "softcap"),
+        (lambda x: entropic.info_nce(single, temperature=x), "temperature"),
+        (lambda x: entropic.soft_nearest_entropy(single[:, :2], x), "temperature"),
+    ]:
+        for x in (1e300, 1e-50):
+            with pytest.raises(ValueError, match=f"`{name}` must be positive and finite"):
+                call(x)
+        assert np.isfinite(call(1e30))
+        assert np.isfinite(call(1e-30))
+    with pytest.raises(ValueError, match="`scale` must be a number of at most 1e30"):
+        entropic.attention_entropy(single, single, scale=1e300)
+    # quotients beyond the range
+    assert entropic.info_nce(np.full((2, 3), 1e10, np.float32), temperature=1e-30) == pytest.approx(np.log(3))
+    assert entropic.soft_nearest_entropy(np.full((3, 3), 2.0, np.float32), 1e-3) == pytest.approx(-2000 - np.log(2))
+    near = np.float32(100) + np.array([[0, 0.001, 0.002]], np.float32)
+    exact = reference.token_stats(near[0], 0.001, target=0)["logprob"]
+    assert reference.relative_error(entropic.info_nce(near, [0], temperature=0.001), -exact) < 2e-7
+
+
+def test_rows_that_are_undefined_or_without_mass():
+    for step in ("policy", "logit"):
+        for row in ([NAN, 0.0], [INF, 0.0]):
+            for target in (0, 1):
+                assert np.isnan(entropic.entropy_change(np.array(row), target, step=step))
+    none = np.full((1, 3), -INF)
+    np.testing.assert_array_equal(entropic.vjp(entropic.row_entropy, none, "min")[1](1.0)[0], 0)
+    for grad in entropic.vjp(entropic.divergence, none, np.zeros((1, 3)))[1](1.0):
+        np.testing.assert_array_equal(grad, 0)
+    assert entropic.cross_entropy(none, [0], label_smoothing=0.1) == INF
+    assert entropic.cross_entropy(none, [[1.0, 0, 0]]) == INF
+    assert entropic.cross_entropy(none, [[0.0, 0, 0]]) == 0
+    assert entropic.cross_entropy([[0, -INF]], [[0.5, 0.5]], label_smoothing=1.0) == INF
+    _, pullback = entropic.vjp(entropic.cross_entropy, np.array([[NAN, 0], [0, 0]]), [0, 1], weight=[0.0, 1.0])
+    np.testing.assert_allclose(pullback(1.0)[0], [[0, 0], [0.5, -0.5]])
+
+
+def test_shapes_without_elements():
+    empty = np.zeros((0, 5))
+    assert entropic.cross_entropy(empty, empty, reduction="none").shape == (0,)
+    assert entropic.info_nce(empty, np.zeros((0, 5), bool), reduction="none").shape == (0,)
+    assert entropic.attention_entropy(np.zeros((0, 4, 8)), np.zeros((0, 6, 8))).shape == (0, 4)
+    hidden, weight = np.zeros((3, 0)), np.zeros((5, 0))
+    np.testing.assert_allclose(entropic.linear_logit_stats(hidden, weight).entropy, np.log(5))
+    assert entropic.linear_cross_entropy(hidden, weight, [0, 1, 2]) == pytest.approx(np.log(5))
+    nothing = np.zeros((2, 0))
+    for options in ({}, {"label_smoothing": 0.1}):
+        ignored = [-100, -100]
+        assert np.isnan(entropic.cross_entropy(nothing, ignored, **options))
+        assert entropic.vjp(entropic.cross_entropy, nothing, ignored, **options)[1](1.0)[0].shape == (2, 0)
+    assert entropic.vjp(entropic.row_entropy, nothing, "min")[1](1.0)[0].shape == (2, 0)
+
+
+def test_semantic_entropy_of_uneven_questions(rng):
+    """One question has as many clusters as there are other questions: a table of both would be their product."""
+    groups = np.r_[np.zeros(50_000, int), np.arange(1, 50_000), rng.integers(1, 1000, 5000)]
+    ids, log_p = np.arange(groups.size) % 50_000, rng.normal(size=groups.size)
+    for kind in ("mass", "count", "monte_carlo"):
+        found = entropic.semantic_entropy(log_p, ids, groups=groups, kind=kind)
+        for question in (0, 7, 999, 40_000):
+            mine = groups == question
+            assert found[question] == pytest.approx(entropic.semantic_entropy(log_p[mine], ids[mine], kind=kind))
+    ids, groups = [0, 0, 1, 2, 0, 1, 0], [0, 0, 0, 0, 1, 1, 3]
+    for kind in ("mass", "monte_carlo"):
+        check_gradient(entropic.semantic_entropy, (log_p[:7], ids), (0,), groups=groups, kind=kind)
+    with pytest.raises(ValueError, match="`lengths` must be positive"):
+        entropic.semantic_entropy([0.0, -INF], [0, 1], lengths=[1, INF])
+
+
+def test_fields_belong_to_the_caller():
+    stats = entropic.logit_stats(np.zeros((2, 4)))
+    field = stats.entropy
+    field[0] = 99
+    np.testing.assert_allclose(stats.entropy, np.log(4))
+    with pytest.raises(ValueError, match="`offset` must be below"):
+        entropic.logit_stats(np.zeros((2, 4)), offset=2**63)
+    with pytest.raises(TypeError, match="info_nce: `positives` must be integers or a boolean mask"):
+        entropic.info_nce(np.zeros((2, 3)), [0.0, 1.0])

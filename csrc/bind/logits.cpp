@@ -299,14 +299,14 @@ cpu::View matrix_view(const py::array& a) {
 }
 
 // Values and shifts of rows, (2, rows).
-Dense<double> divergences(const py::array& x, const py::array& y, int kind, double order) {
+Dense<double> divergences(const py::array& x, const py::array& y, int kind, double power) {
   require_one_shape(x, y);
   const cpu::View a = matrix_view(x), b = matrix_view(y);
   Dense<double> out({py::ssize_t(2), x.shape(0)});
   bool finished;
   {
     MaybeReleaseGil released(x.size());
-    finished = cpu::divergences(a, b, static_cast<cpu::Divergence>(kind), order, out.mutable_data());
+    finished = cpu::divergences(a, b, static_cast<cpu::Divergence>(kind), power, out.mutable_data());
   }
   raise_if_interrupted(finished);
   return out;
@@ -331,13 +331,13 @@ Dense<double> weigh_gaps(const py::array& x, const Dense<double>& tops, const st
   return out;
 }
 
-// sum over rows of factor softmax(row), (columns,).
+// sum over rows of factor softmax(row), and the sum of the factors of rows without mass: (columns + 1,).
 Dense<double> sum_softmax(const py::array& x, const Dense<double>& factor) {
   const cpu::View scores = matrix_view(x);
   if (factor.size() != x.shape(0)) throw std::invalid_argument("one factor a row");
   const cpu::View reduced = reduction_view(x, 2);
   std::vector<LogSum> states(static_cast<std::size_t>(x.shape(0)));
-  Dense<double> out(x.shape(1));
+  Dense<double> out(x.shape(1) + 1);
   bool finished;
   {
     MaybeReleaseGil released(x.size());
@@ -435,7 +435,7 @@ void register_logits(py::module_& m) {
   m.def("finish_states", &finish_states, py::arg("fields").noconvert(), "value"_a);
   m.def("log_abs_states", &log_abs_states, py::arg("fields").noconvert());
   m.def("map_rows", &map_rows, "a"_a, "axes"_a, "map"_a, "cotangent"_a, "out"_a);
-  m.def("divergences", &divergences, "x"_a, "y"_a, "kind"_a, "order"_a);
+  m.def("divergences", &divergences, "x"_a, "y"_a, "kind"_a, "power"_a);
   m.def("weigh_gaps", &weigh_gaps, "x"_a, py::arg("tops").noconvert(), "w"_a, py::arg("c").noconvert());
   m.def("sum_softmax", &sum_softmax, "x"_a, py::arg("factor").noconvert());
   m.def("scan", &scan, "a"_a, "axis"_a, "out"_a);

@@ -29,16 +29,17 @@ enum class RowMap : int { softmax, log_softmax, logsumexp_vjp, entropy_vjp, line
 bool map_rows(const View& x, RowMap map, const double* cotangent, const View& out);
 
 // Of p = softmax of a row of x from q = softmax of that of y, which have one shape: sum p log(p / q), half the sum of
-// the two to (p + q) / 2, log sum p^order q^(1 - order), and the largest log(p / q).
+// the two to (p + q) / 2, log sum p^(1 - power) q^power, and the largest log(p / q).
 enum class Divergence : int { kl, js, log_overlap, max_log_ratio };
 // One value a row, and behind them all one shift: log q - log p = y - x - shift, where both are positive.
-bool divergences(const View& x, const View& y, Divergence kind, double order, double* out);
+bool divergences(const View& x, const View& y, Divergence kind, double power, double* out);
 
 // Of each row sum w c (top - x), and behind those sum w c; w has the shape of x and c one value a column, or they are
 // null.
 bool weigh_gaps(const View& x, const double* tops, const View* w, const double* c, double* out);
 
-// sum over rows of factor softmax(row), whose states are given: one value a column.
+// sum over rows of factor softmax(row), whose states are given: one value a column, and behind those the factors of
+// rows without mass, which count as zeros.
 bool sum_softmax(const View& x, const double* factor, const LogSum* states, double* out);
 
 // Running log-sum-exp along each row.

@@ -71,9 +71,9 @@ class Pair {
            });
   }
 
-  // log sum p^a q^(1 - a)
-  double log_overlap(double a) const {
-    const double b = 1 - a;
+  // log sum p^(1 - b) q^b
+  double log_overlap(double b) const {
+    const double a = 1 - b;
     if ((b < 0 && s_.only_x > 0) || (a < 0 && s_.only_y > 0)) return kInf;
     if (!common_) return -kInf;
     const bool near = within(common_shift_, 1 / std::max(1.0, std::fabs(b)));
@@ -122,11 +122,11 @@ class Pair {
          common_max_ = 0;
 };
 
-double value_of(const Pair& pair, Divergence kind, double order) {
+double value_of(const Pair& pair, Divergence kind, double power) {
   switch (kind) {
     case Divergence::kl: return pair.kl();
     case Divergence::js: return pair.js();
-    case Divergence::log_overlap: return pair.log_overlap(order);
+    case Divergence::log_overlap: return pair.log_overlap(power);
     case Divergence::max_log_ratio: return pair.max_log_ratio();
   }
   return NAN;
@@ -168,6 +168,8 @@ bool weigh_gaps_as(const View& x, const double* tops, const View* w, const doubl
   });
 }
 
+bool without_mass(const LogSum& s) { return s.m == -HUGE_VAL && s.r == 0; }
+
 template <class T>
 bool sum_softmax_as(const View& x, const double* factor, const LogSum* states, double* out) {
   const Kernels& kernels = active();
@@ -182,7 +184,7 @@ bool sum_softmax_as(const View& x, const double* factor, const LogSum* states, d
     double* total = partial.data() + piece * cols;
     for (index_t row = piece * length; row < std::min(rows, (piece + 1) * length); ++row) {
       const LogSum& s = states[row];
-      if (s.m == -HUGE_VAL && s.r == 0) continue;  // a row without mass
+      if (without_mass(s)) continue;
       const double share = std::isfinite(s.m) ? factor[row] / (1 + s.r) : NAN;
       score.each_row_tile(row, col, std::min(kTile, cols - col), [&](index_t j, index_t n, const T* tile) {
         kernels.of<T>().add_exps(tile, n, s.m, share, total + j);
@@ -193,12 +195,15 @@ bool sum_softmax_as(const View& x, const double* factor, const LogSum* states, d
     out[col] = 0;
     for (index_t piece = 0; piece < pieces; ++piece) out[col] += partial[static_cast<std::size_t>(piece * cols + col)];
   }
+  out[cols] = 0;
+  for (index_t row = 0; row < rows; ++row)
+    if (without_mass(states[row])) out[cols] += factor[row];
   return finished;
 }
 
 }  // namespace
 
-bool divergences(const View& x, const View& y, Divergence kind, double order, double* out) {
+bool divergences(const View& x, const View& y, Divergence kind, double power, double* out) {
   const Kernels& kernels = active();
   const index_t rows = x.rows(), cols = x.cols();
   const Plan plan = row_plan(rows, cols);
@@ -207,7 +212,7 @@ bool divergences(const View& x, const View& y, Divergence kind, double order, do
     for (index_t i = 0; i < plan.row_count(unit); ++i) {
       const index_t row = plan.first_row(unit) + i;
       const Pair pair(kernels, wide_row(x, row, x_buffer), wide_row(y, row, y_buffer), cols);
-      out[row] = pair.defined() ? value_of(pair, kind, order) : NAN;
+      out[row] = pair.defined() ? value_of(pair, kind, power) : NAN;
       out[rows + row] = pair.defined() ? pair.shift() : NAN;
     }
   });

@@ -16,6 +16,8 @@ from .._vjp import Pullback, cotangent_of, rule_for, unbroadcast
 from ._functions import ENTROPY, ENTROPY_VJP, cast, check_real, float_dtype, scalar_or_array
 from ._rows import CHUNK_BYTES, compute_dtype
 
+_LARGEST_SCALE = 1e30  # a number in float32 too
+
 
 @dataclass(frozen=True)
 class _Attention:
@@ -83,8 +85,8 @@ def _attention(
     except ValueError:
         raise ValueError(f"{func}: leading axes of `q` and `k` do not broadcast, {x.shape} and {y.shape}") from None
     factor = 1 / math.sqrt(max(x.shape[-1], 1)) if scale is None else check_number(func, "scale", scale)
-    if not math.isfinite(factor):
-        raise ValueError(f"{func}: `scale` must be finite, got {scale!r}")
+    if not abs(factor) <= _LARGEST_SCALE:
+        raise ValueError(f"{func}: `scale` must be a number of at most 1e30, got {scale!r}")
     heads = math.prod(batch)
     full = (*batch, x.shape[-2], y.shape[-2])
     allowed = None
@@ -184,7 +186,7 @@ def attention_entropy(
         fields = _core.reduce_states(z, 1 << 2)
         values = np.where(np.isneginf(fields[0]) & (fields[1] == 0), 0.0, _core.finish_states(fields, ENTROPY))
         out[heads, queries] = values / log_base
-    return problem.backend.wrap(scalar_or_array(out.reshape(*problem.batch, -1)))
+    return problem.backend.wrap(scalar_or_array(out.reshape(*problem.batch, out.shape[1])))
 
 
 @rule_for(attention_entropy)

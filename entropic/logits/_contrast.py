@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import _core
 from .._backend import Array, backend_of, refuse_cuda, to_numpy
-from .._validate import check_choice, check_positive
+from .._validate import check_choice
 from .._vjp import Pullback, cotangent_of, rule_for
 from ._cross_entropy import REDUCTIONS, cross_entropy
 from ._functions import LOGSUMEXP, cast, check_real, float_dtype, host_real, logcumsumexp, logmeanexp, softmax
-from ._rows import compute_dtype
+from ._rows import check_scale, compute_dtype, over_temperature
 
 
 def _contrast_problem(
@@ -24,9 +25,9 @@ def _contrast_problem(
     if s.ndim != 2:
         raise ValueError(f"{func}: `similarities` must have shape (anchors, candidates), got {s.shape}")
     check_choice(func, "reduction", reduction, REDUCTIONS)
-    scale = check_positive(func, "temperature", temperature)
+    scale = check_scale(func, "temperature", temperature)
     dtype = compute_dtype(s)
-    z = s.astype(dtype, copy=False) if scale == 1 else np.divide(s, scale, dtype=dtype)
+    z = s.astype(dtype, copy=False) if scale == 1 else over_temperature(s, scale, dtype)[0]
     if log_weights is not None:
         w = to_numpy(func, "log_weights", log_weights)
         check_real(func, "log_weights", w)
@@ -40,6 +41,8 @@ def _contrast_problem(
         return backend, s, z, np.arange(s.shape[0]), scale
     given = to_numpy(func, "positives", positives)
     if given.dtype != np.bool_:
+        if given.dtype.kind not in "iu" and given.size:
+            raise TypeError(f"{func}: `positives` must be integers or a boolean mask, got dtype {given.dtype}")
         return backend, s, z, given, scale
     if given.shape != s.shape:
         raise ValueError(f"{func}: a mask of `positives` must have shape {s.shape}, got {given.shape}")
@@ -110,7 +113,7 @@ def info_nce(
 
 
 def _checked_positives(func: str, targets: np.ndarray, z: np.ndarray) -> np.ndarray:
-    if targets.dtype.kind == "f":
+    if targets.shape == z.shape and targets.dtype == np.float64:  # what a mask became
         return targets
     if targets.dtype.kind not in "iu":
         raise TypeError(f"{func}: `positives` must be integers or a boolean mask, got dtype {targets.dtype}")
@@ -246,15 +249,15 @@ def nwj(scores_joint: Array, scores_product: Array) -> Any:
         return backend.wrap(dtype.type(value))
 
 
-def _critic_pullback(func: str, backend: Any, x: np.ndarray, y: np.ndarray, size: float) -> Pullback:
-    """Of mean(x) minus a function of log mean exp(y) whose derivative is `size`."""
+def _critic_pullback(
+    func: str, backend: Any, x: np.ndarray, y: np.ndarray, slope: Callable[[], np.ndarray]
+) -> Pullback:
+    """Of mean(x) minus a function of y with the derivative `slope`, which is 0 where all scores are -inf."""
 
     def pullback(g: Any) -> tuple[Any, ...]:
         cotangent = float(cotangent_of(func, g, ()))
-        grads = (
-            np.full(x.shape, cotangent / x.size),
-            softmax(y.astype(compute_dtype(y), copy=False)) * (-cotangent * size),
-        )
+        of_y = np.zeros(y.shape) if np.isneginf(y).all() else -cotangent * slope()
+        grads = np.full(x.shape, cotangent / x.size), of_y
         return tuple(
             backend.wrap(cast(np.asarray(grad), float_dtype(given))) for grad, given in zip(grads, (x, y), strict=True)
         )
@@ -268,16 +271,22 @@ def _donsker_varadhan_rule(
 ) -> tuple[Any, Pullback]:
     func = "donsker_varadhan"
     backend, x, y, _ = _critic(f"vjp of {func}", scores_joint, scores_product)
-    return donsker_varadhan(scores_joint, scores_product), _critic_pullback(func, backend, x, y, 1.0)
+
+    def slope() -> np.ndarray:
+        return np.asarray(softmax(y.astype(compute_dtype(y), copy=False)))
+
+    return donsker_varadhan(scores_joint, scores_product), _critic_pullback(func, backend, x, y, slope)
 
 
 @rule_for(nwj)
 def _nwj_rule(scores_joint: Array, scores_product: Array, *, wrt: tuple[str, ...] = ()) -> tuple[Any, Pullback]:
     func = "nwj"
     backend, x, y, _ = _critic(f"vjp of {func}", scores_joint, scores_product)
-    with np.errstate(over="ignore"):
-        size = float(np.exp(_log_mean_exp(y) - 1))
-    return nwj(scores_joint, scores_product), _critic_pullback(func, backend, x, y, size)
+
+    def slope() -> np.ndarray:
+        return np.asarray(np.exp(y.astype(np.float64) - 1) / y.size)
+
+    return nwj(scores_joint, scores_product), _critic_pullback(func, backend, x, y, slope)
 
 
 # ---- rankings --------------------------------------------------------------------------------------------------------
@@ -346,10 +355,24 @@ def plackett_luce_nll(scores: Array, ranking: Array) -> Any:
     """
     func = "plackett_luce_nll"
     backend, s, order, ranked = _ranked(func, scores, ranking)
-    z = np.take_along_axis(s, order, axis=-1).astype(np.float64)
+    z = _in_order(s, order)
+    later = _later(z)[..., :ranked]
     with np.errstate(invalid="ignore"):
-        value = np.logaddexp(0.0, _later(z)[..., :ranked] - z[..., :ranked]).sum(axis=-1)
+        terms = np.logaddexp(0.0, later - z[..., :ranked])
+    # what has no mass is drawn with probability 0, unless it is all that is left
+    terms[np.isneginf(z[..., :ranked])] = np.inf
+    terms[..., s.shape[-1] - 1 :] = 0
+    value = terms.sum(axis=-1)
     return backend.wrap(cast(np.asarray(value), float_dtype(s))[()])
+
+
+def _in_order(s: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Scores in their ranking, less the largest: what all have in common does not count, and costs digits."""
+    z: np.ndarray = np.take_along_axis(s, order, axis=-1).astype(np.float64)
+    top = z.max(axis=-1, keepdims=True, initial=-np.inf)
+    with np.errstate(invalid="ignore"):
+        z -= np.where(np.isneginf(top), 0.0, top)
+    return z
 
 
 def _later(z: np.ndarray) -> np.ndarray:
@@ -367,16 +390,18 @@ def _plackett_luce_rule(scores: Array, ranking: Array, *, wrt: tuple[str, ...] =
 
     def pullback(g: Any) -> tuple[Any, ...]:
         cotangent = cotangent_of(func, g, s.shape[:-1])[..., None]
-        z = np.take_along_axis(s, order, axis=-1).astype(np.float64)
+        z = _in_order(s, order)
         grad = np.zeros(z.shape)
         if ranked:
-            # exp(s_j) sum over places i <= j of 1 / (sum of what was left at i), less one for each that was drawn
+            # exp(s_j) sum over places i <= j of 1 / (sum of what was left at i), less one for each that was drawn, as
+            # far as anything with mass was left
             left = logcumsumexp(z, reverse=True)[..., :ranked]
-            drawn = logcumsumexp(-left)
+            drawn = logcumsumexp(np.where(np.isneginf(left), -np.inf, -left))
             share = np.concatenate(
                 [drawn, np.broadcast_to(drawn[..., -1:], (*z.shape[:-1], z.shape[-1] - ranked))], axis=-1
             )
-            grad = np.exp(z + share) - (np.arange(z.shape[-1]) < ranked)
+            grad = np.exp(z + share)
+            grad[..., :ranked] -= ~np.isneginf(left)
         by_item = np.empty(z.shape)
         np.put_along_axis(by_item, order, grad * cotangent, axis=-1)
         return backend.wrap(cast(by_item, float_dtype(s))), None

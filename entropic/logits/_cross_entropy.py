@@ -25,6 +25,10 @@ class LossStates(NamedTuple):
     rest: np.ndarray
     target: np.ndarray
 
+    def reference(self) -> np.ndarray:
+        """The largest logit, from which gaps are taken; of a row without mass any number, to which all are infinite."""
+        return np.where(np.isneginf(self.top), 0.0, self.top)
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -85,8 +89,10 @@ class Loss:
         """The losses of a chunk, float64; of terms that have one sign."""
         log_mass = np.log1p(states.rest)
         if self.soft:
-            gaps, shares = (1 - self.smoothing) * _core.weigh_gaps(z, states.top, self.targets[rows], self.weight)
-            soft: np.ndarray = shares * log_mass + gaps
+            soft = np.zeros(len(z))
+            if self.smoothing < 1:
+                gaps, shares = _core.weigh_gaps(z, states.reference(), self.targets[rows], self.weight)
+                soft = (1 - self.smoothing) * (shares * log_mass + gaps)
             return soft + self._smooth(z, states, log_mass) if self.smoothing else soft
         _, weights, counted = self.hard(rows)
         with np.errstate(invalid="ignore"):
@@ -99,12 +105,16 @@ class Loss:
 
     def _smooth(self, z: np.ndarray, states: LossStates, log_mass: np.ndarray) -> np.ndarray:
         """The part of the loss that the equal shares of the smoothing make."""
-        gaps, shares = self.smoothing / self.width * _core.weigh_gaps(z, states.top, None, self.weight)
-        return np.asarray(shares * log_mass + gaps)
+        gaps, shares = _core.weigh_gaps(z, states.reference(), None, self.weight)
+        return np.asarray(self._share * (shares * log_mass + gaps))
+
+    @property
+    def _share(self) -> float:
+        """Of each category in the smoothing."""
+        return self.smoothing / max(self.width, 1)
 
     def _smoothing_weights(self) -> np.ndarray:
-        share = self.smoothing / self.width
-        return np.full(self.width, share) if self.weight is None else self.weight * share
+        return np.full(self.width, self._share) if self.weight is None else self.weight * self._share
 
     def gradient(
         self, z: np.ndarray, states: LossStates, rows: slice, g: np.ndarray, out: np.ndarray | None = None
@@ -122,16 +132,16 @@ class Loss:
         total = np.where(g == 0, 0.0, g * (weights + each.sum()))
         grad = _softmax_times(z, total, out)
         if self.smoothing and self.weight is None:
-            grad -= (g * each[0]).astype(z.dtype)[:, None]
+            grad -= (g * self._share).astype(z.dtype)[:, None]
         elif self.smoothing:
             grad -= g.astype(z.dtype)[:, None] * each.astype(z.dtype)
         # p - 1 = -(r - expm1(target - max)) / (1 + r) where p is nearly 1
         share = 1 / (1 + states.rest)
         gap = states.target - states.top
-        own = each[targets]
+        own = each[targets] if each.size else np.zeros(len(z))
         at = g * share * ((each.sum() - own) * np.exp(gap) - (weights + own) * (states.rest - np.expm1(gap)))
         place_at(grad, np.where(counted, targets, -1), at.astype(z.dtype), add=False)
-        grad[~counted] = 0
+        grad[~counted | (weights + each.sum() == 0)] = 0
         return _without_empty(grad, states)
 
     def reduced(self, losses: np.ndarray) -> float:
@@ -194,8 +204,8 @@ def check_loss(
     ignored = check_integer(func, "ignore_index", ignore_index, np.iinfo(np.int64).min)
     given = to_numpy(func, "targets", targets)
     numbers: np.ndarray
-    if given.dtype.kind not in "biu" and given.size:
-        full = (*batch[:axis], width, *batch[axis:])
+    full = (*batch[:axis], width, *batch[axis:])
+    if given.dtype.kind not in "biu" and (given.size or given.shape == full):
         if given.dtype.kind == "c":
             raise TypeError(f"{func}: `targets` must be real, got dtype {given.dtype}")
         if given.shape != full:

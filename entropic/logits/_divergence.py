@@ -21,11 +21,18 @@ KINDS = ("kl", "reverse_kl", "js", "jeffreys", "renyi", "alpha")
 _KL, _JS, _LOG_OVERLAP, _MAX_LOG_RATIO = range(4)  # Divergence in csrc/cpu/logits.hpp
 
 
+def _log_overlap(x: np.ndarray, y: np.ndarray, order: float) -> np.ndarray:
+    """log sum p^a q^(1-a), by the smaller of both exponents, which the other one's rounding would take away."""
+    if order < 0.5:
+        return np.asarray(_core.divergences(y, x, _LOG_OVERLAP, order)[0])
+    return np.asarray(_core.divergences(x, y, _LOG_OVERLAP, 1 - order)[0])
+
+
 def _values(x: np.ndarray, y: np.ndarray, kind: str, order: float) -> np.ndarray:
     """Of rows of logits; what rounding made of 0 may be below it."""
 
     def of(a: np.ndarray, b: np.ndarray, which: int) -> np.ndarray:
-        return np.asarray(_core.divergences(a, b, which, order)[0])
+        return np.asarray(_core.divergences(a, b, which, 0.0)[0])
 
     if kind == "kl":
         return of(x, y, _KL)
@@ -37,7 +44,7 @@ def _values(x: np.ndarray, y: np.ndarray, kind: str, order: float) -> np.ndarray
         return of(x, y, _JS)
     if np.isinf(order):
         return of(x, y, _MAX_LOG_RATIO)
-    overlap = of(x, y, _LOG_OVERLAP)
+    overlap = _log_overlap(x, y, order)
     if kind == "renyi":
         return np.asarray(overlap / (order - 1))
     with np.errstate(over="ignore"):
@@ -76,18 +83,23 @@ def _gradients(x: np.ndarray, y: np.ndarray, kind: str, order: float) -> tuple[n
         return of_kl(p, ratio, value) + (p - q), (q - p) + of_kl(q, -ratio)
     if kind == "js":
         return of_kl(p, _to_mixture(ratio)) / 2, of_kl(q, _to_mixture(-ratio)) / 2
+    both = np.isfinite(ratio)
     if np.isinf(order):
-        top = np.where(p > 0, -ratio, -np.inf).argmax(axis=1)
+        top = np.where(np.isneginf(x), -np.inf, np.where(np.isneginf(y), np.inf, -ratio)).argmax(axis=1)
         one_hot = np.arange(p.shape[1]) == top[:, None]
         return one_hot - p, q - one_hot
-    overlap = _core.divergences(x, y, _LOG_OVERLAP, order)[0][:, None]
-    # the tilted distribution p^a q^(1-a) / sum
-    log_tilted = np.where((p > 0) & (q > 0), _mapped(x, LOG_SOFTMAX) + (1 - order) * ratio - overlap, -np.inf)
-    tilted = np.exp(log_tilted)
+    overlap = _log_overlap(x, y, order)[:, None]
+    # the tilted distribution w = p^a q^(1-a) / sum, and its distance from either, which is small where the order is
+    # near that one's
+    from_p, from_q = (1 - order) * ratio - overlap, -order * ratio - overlap
+    log_p = _mapped(x, LOG_SOFTMAX)
+    w = np.where(both, np.exp(np.where(both, log_p + from_p, 0.0)), 0.0)
+    w_less_p = np.where(both & (np.abs(from_p) < 1), p * np.expm1(from_p), w - p)
+    w_less_q = np.where(both & (np.abs(from_q) < 1), q * np.expm1(from_q), w - q)
     if kind == "renyi":
-        return order / (order - 1) * (tilted - p), q - tilted
+        return order / (order - 1) * w_less_p, -w_less_q
     size = np.exp(overlap)
-    return size / (order - 1) * (tilted - p), size / order * (q - tilted)
+    return size / (order - 1) * w_less_p, -size / order * w_less_q
 
 
 def _check(func: str, kind: Any, order: Any, base: Any) -> tuple[str, float, float]:
@@ -213,9 +225,10 @@ def _divergence_rule(
         by = np.empty((2, rows.count, rows.width))
         for chunk in rows.chunks(64 * rows.width):
             of_p, of_q = (r.chunk(chunk.start, chunk.stop).astype(np.float64) for r in (rows, others))
+            empty = np.isneginf([of_p, of_q]).all(axis=2).any(axis=0)
             with np.errstate(all="ignore"):  # infinite logits are handled where they mean something
                 for which, grad in enumerate(_gradients(of_p, of_q, name, a)):
-                    by[which, chunk] = each[chunk, None] * grad
+                    by[which, chunk] = np.where(np.expand_dims(empty, 1), 0.0, each[chunk, None] * grad)
         return tuple(
             backend.wrap(
                 cast(

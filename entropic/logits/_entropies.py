@@ -11,13 +11,15 @@ from .. import _core
 from .._backend import Array
 from .._validate import check_base, check_choice, check_positive, normalize_axes, normalize_axis
 from .._vjp import Pullback, cotangent_of, rule_for
-from ._functions import SOFTMAX, cast, float_dtype, host_real, scalar_or_array
+from ._functions import LOG_SOFTMAX, SOFTMAX, cast, float_dtype, host_real, scalar_or_array
 from ._rows import Rows, check_in_vocabulary, check_targets
 from ._tokens import MAX, S2, TARGET, R, T
 
 KINDS = ("renyi", "tsallis", "min", "quadratic", "binary")
 # How near to 1 a quotient by 1 - order has fewer digits than the expansion about 1 of values, and of gradients.
 _NEAR_ONE, _AT_ONE = 1e-6, 1e-8
+# Within which a float32 sum's 3e-8, over 1 - order, would show.
+_SINGLE_ONE = 0.25
 
 
 def _token_states(rows: Rows, temperature: float = 1.0, targets: np.ndarray | None = None) -> np.ndarray:
@@ -110,7 +112,8 @@ def row_entropy(
     Notes
     -----
     sum p^a is a sum at temperature 1 / a: with r_a all but one term of it, log(sum p^a) = log1p(r_a) - a log1p(r),
-    which keeps its digits for peaked rows. Within 1e-6 of 1 the order is expanded about it. One or two reads. Gradient
+    which keeps its digits for peaked rows. Within 1e-6 of 1 the order is expanded about it, and within 0.25 sums
+    are those of a float64 copy. One or two reads. Gradient
     (:func:`entropic.vjp`). Backends: CPU.
 
     References
@@ -130,6 +133,8 @@ def row_entropy(
     a, log_base = _check_kind(func, kind, order, base)
     backend, x = host_real(func, "logits", logits)
     rows = Rows(x, normalize_axis(func, axis, x.ndim))
+    if kind in ("renyi", "tsallis") and a != 1 and abs(a - 1) < _SINGLE_ONE and rows.dtype == np.float32:
+        rows = Rows(x.astype(np.float64), rows.axis)
     with np.errstate(all="ignore"):
         values = _row_values(rows, kind, a)
     return backend.wrap(scalar_or_array(cast(values / log_base, float_dtype(x))))
@@ -152,8 +157,8 @@ def _row_entropy_rule(
             return np.where(tail > 0, -z * tail / (1 + tail) ** 2, 0.0)
         p = softmax_rows(z)
         if kind == "min":
-            top = np.arange(z.shape[1]) == z.argmax(axis=1)[:, None]
-            return p - top
+            top = np.arange(z.shape[1]) == (z.argmax(axis=1) if z.shape[1] else np.zeros(len(z)))[:, None]
+            return p - (top & (p.sum(axis=1, keepdims=True) > 0))
         if kind == "quadratic":
             return -2 * p * (p - (p * p).sum(axis=1, keepdims=True))
         if abs(a - 1) < _AT_ONE:
@@ -163,8 +168,10 @@ def _row_entropy_rule(
         w = softmax_rows(a * z)
         if kind == "renyi":
             return a / (1 - a) * (w - p)
-        powers = (p**a).sum(axis=1, keepdims=True)
-        return -a / (a - 1) * powers * (w - p)
+        log_p = np.empty_like(z)
+        _core.map_rows(z, 2, LOG_SOFTMAX, None, log_p)
+        powers = np.exp(a * log_p).sum(axis=1, keepdims=True)  # of p that are 0, too
+        return np.where(p.sum(axis=1, keepdims=True) > 0, -a / (a - 1) * powers * (w - p), 0.0)
 
     def pullback(g: Any) -> tuple[Any, ...]:
         each = cotangent_of(func, g, rows.batch).reshape(-1) / log_base
@@ -207,27 +214,27 @@ def _mean_rows(func: str, x: np.ndarray, axis: Any, over: Any) -> tuple[Rows, tu
     )  # fmt: skip
 
 
-def _mean_softmax(rows: Rows, groups: int) -> np.ndarray:
-    """Mean probabilities of each run of rows, (groups, width), float64."""
+def _mean_softmax(rows: Rows, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean probabilities of each run of rows, (groups, width), and the share of rows without mass; float64."""
     size = rows.count // max(groups, 1)
-    total = np.zeros((groups, rows.width))
+    total = np.zeros((groups, rows.width + 1))
     for group in range(groups):
         step = max(1, (8 << 20) // max(1, 8 * rows.width))
         for first in range(group * size, (group + 1) * size, step):
             last = min(first + step, (group + 1) * size)
             total[group] += _core.sum_softmax(rows.chunk(first, last), np.full(last - first, 1 / size))
-    return total
+    return total[:, :-1], total[:, -1]
 
 
-def _surprise(p: np.ndarray) -> np.ndarray:
-    """-log p of distributions, that of the largest by log1p of the others' sum; 0 where there is no mass."""
+def _surprise(p: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """-log p, of the largest by log1p of what is `missing` and of the others' sum; 0 where there is no mass."""
     with np.errstate(divide="ignore"):
         out = np.where(p > 0, -np.log(p), 0.0)
     if p.shape[1]:
         top = p.argmax(axis=1)[:, None]
         rest = p.copy()
         np.put_along_axis(rest, top, 0.0, axis=1)
-        others = rest.sum(axis=1, keepdims=True)
+        others = missing[:, None] + rest.sum(axis=1, keepdims=True)
         exact = np.where(others < 0.5, -np.log1p(-np.minimum(others, 0.5)), np.take_along_axis(out, top, axis=1))
         np.put_along_axis(out, top, exact, axis=1)
     return out
@@ -280,8 +287,8 @@ def marginal_entropy(
     backend, x = host_real(func, "logits", logits)
     rows, kept, _ = _mean_rows(func, x, axis, over)
     _check_some(func, rows, kept)
-    p = _mean_softmax(rows, math.prod(kept))
-    value = (p * _surprise(p)).sum(axis=1).reshape(kept) / log_base
+    p, missing = _mean_softmax(rows, math.prod(kept))
+    value = (p * _surprise(p, missing)).sum(axis=1).reshape(kept) / log_base
     return backend.wrap(scalar_or_array(cast(value, float_dtype(x))))
 
 
@@ -304,7 +311,7 @@ def _marginal_entropy_rule(
         groups = math.prod(kept)
         size = max(rows.count // max(groups, 1), 1)
         each = cotangent_of(func, g, kept).reshape(-1) / (log_base * size)
-        surprise = _surprise(_mean_softmax(rows, groups))
+        surprise = _surprise(*_mean_softmax(rows, groups))
         out = np.empty((rows.count, rows.width), float_dtype(x))
         for chunk in rows.chunks(8 * 4 * rows.width):
             p = softmax_rows(rows.chunk(chunk.start, chunk.stop).astype(np.float64))
@@ -385,12 +392,13 @@ def entropy_change(
     with np.errstate(invalid="ignore"):
         gap = states[MAX] - states[TARGET]
         p = np.exp(-gap) * share
-        value = -np.where(p > 0, p * (mean - gap), 0.0)
+        value = -np.where(p == 0, 0.0, p * (mean - gap))
     if not alone:
         halved = _token_states(rows, 0.5)[T] / 2  # sum exp(-2 d) d
         value += share**2 * ((1 + states[S2]) * mean - halved)
     empty = np.isneginf(states[MAX]) & (states[R] == 0)
-    result = np.where(empty, 0.0, value) / log_base
+    undefined = np.isnan(states[R]) | np.isposinf(states[MAX])
+    result = np.where(undefined, np.nan, np.where(empty, 0.0, value)) / log_base
     return backend.wrap(scalar_or_array(cast(result, float_dtype(rows.x))))
 
 

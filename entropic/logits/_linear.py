@@ -6,6 +6,7 @@ kernels, and for gradients two more products with the tile, which by then holds 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,7 +43,7 @@ class Scores:
             raise ValueError(f"{func}: `hidden` must have shape (..., {w.shape[1]}) as `weight` has, got {x.shape}")
         self.batch, self.width = x.shape[:-1], w.shape[0]
         self.dtype = np.result_type(compute_dtype(x), compute_dtype(w))
-        self.x, self.w = x.reshape(-1, x.shape[-1]), w
+        self.x, self.w = x.reshape(math.prod(self.batch), x.shape[-1]), w
         self.bias = None
         if bias is not None:
             self.given.append(to_numpy(func, "bias", bias))
@@ -272,8 +273,8 @@ def linear_cross_entropy(
         Shape (..., D): float32, float64, float16 or bfloat16.
     weight : array_like
         Shape (V, D).
-    targets : array_like of int
-        Shape (...), one category a row.
+    targets : array_like
+        Shape (...), one category a row; or soft ones, (..., V), which have no gradient here.
     bias : array_like, optional
         Shape (V,).
     class_weight, ignore_index, label_smoothing, softcap, reduction

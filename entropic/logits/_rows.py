@@ -43,6 +43,8 @@ class Rows:
 
     def chunk(self, first: int, last: int) -> np.ndarray:
         """Rows first to last, in their own type: a view where the array is adjacent."""
+        if not self.batch:
+            return self.moved[None][first:last]
         if self.moved.flags.c_contiguous:
             return self.moved.reshape(self.count, self.width)[first:last]
         return self.moved[np.unravel_index(np.arange(first, last), self.batch)]
@@ -91,8 +93,29 @@ def check_temperature(func: str, temperature: Any, batch: tuple[int, ...]) -> np
         ) from None
 
 
+def check_scale(func: str, name: str, x: Any) -> float:
+    """A positive number that divides logits, with the bounds of a temperature."""
+    value = check_positive(func, name, x)
+    if not _LEAST_TEMPERATURE <= value <= _LARGEST_TEMPERATURE:
+        raise ValueError(f"{func}: `{name}` must be positive and finite (1e-30 to 1e30), got {x!r}")
+    return value
+
+
 def check_softcap(func: str, softcap: Any) -> float | None:
-    return None if softcap is None else check_positive(func, "softcap", softcap)
+    return None if softcap is None else check_scale(func, "softcap", softcap)
+
+
+def over_temperature(z: np.ndarray, temperature: float, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """(z - top) / temperature along the last axis and top / temperature, (..., 1), float64.
+
+    Differences lose nothing where they are small, and their quotients overflow to -inf, which has no mass, alone.
+    """
+    top = z.max(axis=-1, keepdims=True, initial=-np.inf).astype(dtype)
+    top[np.isneginf(top)] = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = np.subtract(z, top, dtype=dtype)
+        apart /= dtype.type(temperature)
+        return apart, top.astype(np.float64) / temperature
 
 
 def capped(x: np.ndarray, softcap: float | None, dtype: np.dtype) -> np.ndarray:

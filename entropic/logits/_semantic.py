@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import _core
 from .._backend import Array, Backend, to_numpy
-from .._validate import check_base, check_choice, check_positive
+from .._validate import check_base, check_choice
 from .._vjp import Pullback, cotangent_of, rule_for
 from ._functions import (
     LOGSUMEXP,
@@ -22,7 +23,7 @@ from ._functions import (
     softmax,
     softmax_entropy,
 )
-from ._rows import compute_dtype
+from ._rows import check_scale, compute_dtype, over_temperature
 
 KINDS = ("mass", "count", "monte_carlo")
 
@@ -63,7 +64,8 @@ def _samples(func: str, logprobs: Any, cluster_ids: Any, groups: Any, lengths: A
     scale = np.ones(x.size)
     if lengths is not None:
         sizes = to_numpy(func, "lengths", lengths)
-        if sizes.shape != x.shape or not (sizes > 0).all():
+        check_real(func, "lengths", sizes)
+        if sizes.shape != x.shape or not ((sizes > 0) & (sizes < np.inf)).all():
             raise ValueError(f"{func}: `lengths` must be positive, one a sample, got shape {sizes.shape}")
         scale = 1.0 / sizes.astype(np.float64)
     # clusters are numbered anew, question by question
@@ -74,13 +76,26 @@ def _samples(func: str, logprobs: Any, cluster_ids: Any, groups: Any, lengths: A
     )  # fmt: skip
 
 
-def _table(s: _Samples, values: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Values of the clusters as rows by question, -inf elsewhere, and where each cluster is."""
-    starts = np.searchsorted(s.question_of, np.arange(s.questions))
-    column = np.arange(len(values)) - starts[s.question_of]
-    table = np.full((s.questions, int(column.max()) + 1), -np.inf)
-    table[s.question_of, column] = values
-    return table, (s.question_of, column)
+class _Table(NamedTuple):
+    """Values of clusters as rows by question, -inf elsewhere: the questions, and which clusters are where."""
+
+    questions: np.ndarray
+    values: np.ndarray
+    clusters: np.ndarray
+    place: tuple[np.ndarray, np.ndarray]
+
+
+def _tables(s: _Samples, values: np.ndarray) -> Iterator[_Table]:
+    """Of questions with up to twice as many clusters as each other: a table is at most twice its values."""
+    count = np.bincount(s.question_of, minlength=s.questions)
+    column = np.arange(len(values)) - (np.cumsum(count) - count)[s.question_of]
+    size = np.frexp(count)[1]
+    for some in np.unique(size[count > 0]):
+        questions, clusters = np.flatnonzero(size == some), np.flatnonzero(size[s.question_of] == some)
+        place = np.searchsorted(questions, s.question_of[clusters]), column[clusters]
+        table = np.full((len(questions), int(count[questions].max())), -np.inf)
+        table[place] = values[clusters]
+        yield _Table(questions, table, clusters, place)
 
 
 def _cluster_scores(s: _Samples, kind: str) -> np.ndarray:
@@ -153,17 +168,19 @@ def semantic_entropy(
     log_base = check_base(func, base)
     check_choice(func, "kind", kind, KINDS)
     s = _samples(func, logprobs, cluster_ids, groups, lengths)
-    table, place = _table(s, _cluster_scores(s, kind))
+    scores = _cluster_scores(s, kind)
+    values, surprise = np.zeros(s.questions), np.zeros(len(scores))
+    for t in _tables(s, scores):
+        if kind == "monte_carlo":
+            log_z = _core.finish_states(_core.reduce_states(t.values, 2), LOGSUMEXP)
+            with np.errstate(invalid="ignore"):
+                surprise[t.clusters] = (log_z[:, None] - t.values)[t.place]
+        else:
+            values[t.questions] = np.where(np.isneginf(t.values).all(axis=1), 0.0, softmax_entropy(t.values))
     if kind == "monte_carlo":
-        log_z = _core.finish_states(_core.reduce_states(table, 2), LOGSUMEXP)
-        with np.errstate(invalid="ignore"):
-            surprise = (log_z[:, None] - table)[place][s.cluster]
-        # a cluster without mass is drawn with probability 0
-        surprise = np.where(np.isneginf(table[place][s.cluster]), 0.0, surprise)
+        surprise[np.isneginf(scores)] = 0  # a cluster without mass is drawn with probability 0
         count = np.maximum(np.bincount(s.question, minlength=s.questions), 1)
-        values = np.bincount(s.question, surprise, minlength=s.questions) / count
-    else:
-        values = np.where(np.isneginf(table).all(axis=1), 0.0, softmax_entropy(table))
+        values = np.bincount(s.question, surprise[s.cluster], minlength=s.questions) / count
     result = cast(values / log_base, float_dtype(s.given))
     return s.backend.wrap(scalar_or_array(result[0] if s.single else result))
 
@@ -183,18 +200,21 @@ def _semantic_entropy_rule(
         if kind == "count":
             return s.backend.wrap(np.zeros(s.given.shape, float_dtype(s.given))), None
         scores = _cluster_scores(s, kind)
-        table, place = _table(s, scores)
-        p = np.nan_to_num(np.asarray(softmax(table, axis=1)))
-        if kind == "mass":
-            log_p = np.where(p > 0, np.log(p), 0.0)
-            by_cluster = -p * (log_p - (p * log_p).sum(axis=1, keepdims=True))
-        else:
-            counts = np.zeros(table.shape)
-            counts[place] = np.bincount(s.cluster) * np.isfinite(scores)
-            total = np.maximum(np.bincount(s.question, minlength=s.questions), 1)
-            by_cluster = (counts.sum(axis=1, keepdims=True) * p - counts) / total[:, None]
+        drawn = np.bincount(s.cluster) * np.isfinite(scores)
+        total = np.maximum(np.bincount(s.question, minlength=s.questions), 1)
+        by_cluster = np.zeros(len(scores))
+        for t in _tables(s, scores):
+            p = np.nan_to_num(np.asarray(softmax(t.values, axis=1)))
+            if kind == "mass":
+                log_p = np.where(p > 0, np.log(p), 0.0)
+                grads = -p * (log_p - (p * log_p).sum(axis=1, keepdims=True))
+            else:
+                counts = np.zeros(t.values.shape)
+                counts[t.place] = drawn[t.clusters]
+                grads = (counts.sum(axis=1, keepdims=True) * p - counts) / total[t.questions, None]
+            by_cluster[t.clusters] = grads[t.place]
         share = np.where(np.isneginf(s.log_p), 0.0, np.exp(s.log_p - scores[s.cluster]))
-        grad = by_cluster[place][s.cluster] * share * s.scale * each[s.question]
+        grad = by_cluster[s.cluster] * share * s.scale * each[s.question]
         return s.backend.wrap(cast(grad, float_dtype(s.given))), None
 
     return value, pullback
@@ -203,10 +223,18 @@ def _semantic_entropy_rule(
 # ---- the soft form ---------------------------------------------------------------------------------------------------
 
 
-def _neighbors(
-    func: str, similarity: Any, temperature: Any, weights: Any, diagonal: Any
-) -> tuple[Backend, np.ndarray, np.ndarray, np.ndarray, float]:
-    """Backend, similarities, their rows over the temperature, weights of the rows, and the temperature."""
+class _Neighbors(NamedTuple):
+    """Similarities, their rows less the largest (`top`) over the temperature, and the weights of the rows."""
+
+    backend: Backend
+    given: np.ndarray
+    z: np.ndarray
+    top: np.ndarray
+    share: np.ndarray
+    scale: float
+
+
+def _neighbors(func: str, similarity: Any, temperature: Any, weights: Any, diagonal: Any) -> _Neighbors:
     from .._validate import check_flag
 
     backend, s = host_real(func, "similarity", similarity, weights=weights)
@@ -216,7 +244,7 @@ def _neighbors(
     keeps = check_flag(func, "diagonal", diagonal)
     if n < 2 and not keeps:
         raise ValueError(f"{func}: without the diagonal there must be at least two samples, got {n}")
-    scale = check_positive(func, "temperature", temperature)
+    scale = check_scale(func, "temperature", temperature)
     share = np.full(s.shape[:-1], 1 / n)
     if weights is not None:
         given = to_numpy(func, "weights", weights)
@@ -224,10 +252,11 @@ def _neighbors(
         if given.shape != s.shape[:-1] or not (np.isfinite(given).all() and (given >= 0).all()):
             raise ValueError(f"{func}: `weights` must be finite, not negative and of shape {s.shape[:-1]}")
         share = given.astype(np.float64)
-    z = np.divide(s, scale, dtype=compute_dtype(s))
+    z = s.astype(compute_dtype(s))
     if not keeps:
         z[..., np.arange(n), np.arange(n)] = -np.inf
-    return backend, s, z, share, scale
+    z, top = over_temperature(z, scale, z.dtype)
+    return _Neighbors(backend, s, z, top[..., 0], share, scale)
 
 
 def soft_nearest_entropy(
@@ -275,10 +304,11 @@ def soft_nearest_entropy(
     True
     """
     func = "soft_nearest_entropy"
-    backend, s, z, share, _ = _neighbors(func, similarity, temperature, weights, diagonal)
-    log_sums = _core.finish_states(_core.reduce_states(z, 1 << (z.ndim - 1)), LOGSUMEXP)
-    value = -(np.where(share == 0, 0.0, share * log_sums)).sum(axis=-1)
-    return backend.wrap(scalar_or_array(cast(np.asarray(value), float_dtype(s))))
+    p = _neighbors(func, similarity, temperature, weights, diagonal)
+    log_sums = p.top + _core.finish_states(_core.reduce_states(p.z, 1 << (p.z.ndim - 1)), LOGSUMEXP)
+    with np.errstate(invalid="ignore"):
+        value = -(np.where(p.share == 0, 0.0, p.share * log_sums)).sum(axis=-1)
+    return p.backend.wrap(scalar_or_array(cast(np.asarray(value), float_dtype(p.given))))
 
 
 @rule_for(soft_nearest_entropy)
@@ -288,12 +318,12 @@ def _soft_nearest_entropy_rule(
 ) -> tuple[Any, Pullback]:  # fmt: skip
     func = "soft_nearest_entropy"
     value = soft_nearest_entropy(similarity, temperature, weights=weights, diagonal=diagonal)
-    backend, s, z, share, scale = _neighbors(f"vjp of {func}", similarity, temperature, weights, diagonal)
+    p = _neighbors(f"vjp of {func}", similarity, temperature, weights, diagonal)
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        each = -share * cotangent_of(func, g, s.shape[:-2])[..., None] / scale
-        grad = np.empty_like(z)
-        _core.map_rows(z, 1 << (z.ndim - 1), LOGSUMEXP_VJP, np.ascontiguousarray(each), grad)
-        return (backend.wrap(cast(grad, float_dtype(s))),)
+        each = -p.share * cotangent_of(func, g, p.given.shape[:-2])[..., None] / p.scale
+        grad = np.empty_like(p.z)
+        _core.map_rows(p.z, 1 << (p.z.ndim - 1), LOGSUMEXP_VJP, np.ascontiguousarray(each), grad)
+        return (p.backend.wrap(cast(grad, float_dtype(p.given))),)
 
     return value, pullback

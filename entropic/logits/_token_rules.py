@@ -105,7 +105,11 @@ def _softmax_times(
 ) -> np.ndarray:  # fmt: skip
     dtype = z.dtype
     if not (c.any() or e.any() or f.any()):
-        scaled = z if np.all(inverse == 1) else z * inverse[:, None].astype(dtype)
+        scaled = z
+        if not np.all(inverse == 1):
+            # differences first: those of large logits are exact, and their multiples are not rounded as logits are
+            top = np.where(np.isfinite(states[MAX]), states[MAX], 0.0)
+            scaled = (z - top[:, None].astype(dtype)) * inverse[:, None].astype(dtype)
         grad = np.empty(z.shape, dtype)
         if grad.size:
             _core.map_rows(scaled, 2, LINEAR, np.concatenate([a, b]), grad)

@@ -104,7 +104,7 @@ class LogitStats:
         return self._backend.wrap(scalar_or_array(values))
 
     def _value(self, name: str) -> Any:
-        return self._wrap(self._values[VALUES.index(name)])
+        return self._wrap(self._values[VALUES.index(name)].copy())  # the caller's own, to change as they like
 
     @property
     def logsumexp(self) -> Any:
@@ -250,6 +250,8 @@ def normalized_options(
     rows = Rows(x, place)
     if offset is not None:
         offset = check_integer(func, "offset", offset, 0)
+        if offset >= 1 << 53:
+            raise ValueError(f"{func}: `offset` must be below 2**53, got {offset}")
     numbers = None
     if targets is not None:
         numbers = check_targets(func, targets, rows.batch)

@@ -189,7 +189,10 @@ ENTROPIC_INLINE double pair_tilt(const double* x, const double* y, index_t n, do
     if (near) {
       sum = sum + close;
     } else {
-      const D far = mask(exp(log_p + bl)) - p - power * (mask(exp(w - D(log_y))) - p);
+      // p (exp(b l) - 1), which is small if b is
+      const D grown =
+          select(greater(absolute(bl), one), mask(exp(log_p + bl)) - p, p * bl * fma(bl, excess_over_square(bl), one));
+      const D far = grown - power * (mask(exp(w - D(log_y))) - p);
       sum = sum + select(greater(pick_max(absolute(l), absolute(bl)), one), far, close);
     }
   });
