@@ -29,7 +29,7 @@
 #endif
 
 #if defined(__GNUC__) && !defined(__CUDA_ARCH__)
-#define ENTROPIC_PREFETCH(address) __builtin_prefetch(address, 0, 2)
+#define ENTROPIC_PREFETCH(address) __builtin_prefetch(address, 0, 3)
 #else
 #define ENTROPIC_PREFETCH(address) static_cast<void>(address)
 #endif
