@@ -122,8 +122,8 @@ Dense<double> reduce_states(const py::array& a, std::uint64_t axes) {
 
 // States of the rows along `axis`, in order: one inverse temperature a row, and if wanted a value a column, in the type
 // that the array is computed in, and a column a row (-1: none).
-Dense<double> token_states(const py::array& a, int axis, const Dense<double>& inverse,
-                           const std::optional<Dense<index_t>>& targets, const std::optional<py::array>& values) {
+std::vector<TokenSum> token_sums(const py::array& a, int axis, const Dense<double>& inverse,
+                                 const std::optional<Dense<index_t>>& targets, const std::optional<py::array>& values) {
   const std::uint64_t axes = std::uint64_t(1) << axis;
   cpu::View view = view_of(a, axes);
   cpu::collapse(view.outer);
@@ -145,11 +145,35 @@ Dense<double> token_states(const py::array& a, int axis, const Dense<double>& in
                                   targets ? targets->data() : nullptr, states.data());
   }
   raise_if_interrupted(finished);
-  return unpack(states, kept_shape(a, axes, false));
+  return states;
+}
+
+Dense<double> token_states(const py::array& a, int axis, const Dense<double>& inverse,
+                           const std::optional<Dense<index_t>>& targets, const std::optional<py::array>& values) {
+  return unpack(token_sums(a, axis, inverse, targets, values), kept_shape(a, std::uint64_t(1) << axis, false));
+}
+
+template <class T>
+py::array finished(const std::vector<TokenSum>& states, std::vector<py::ssize_t> shape) {
+  shape.insert(shape.begin(), kTokenValues);
+  Dense<T> out(shape);
+  T* to = out.mutable_data();
+  const std::size_t n = states.size();
+  for (std::size_t i = 0; i < n; ++i) {
+    double value[kTokenValues];
+    cpu::active().finish_tokens(&states[i], value);
+    for (std::size_t v = 0; v < kTokenValues; ++v) to[v * n + i] = static_cast<T>(value[v]);
+  }
+  return out;
+}
+
+// The values of states, (kTokenValues, ...), as float32 or float64.
+py::array finished(const std::vector<TokenSum>& states, const std::vector<py::ssize_t>& shape, bool single) {
+  return single ? finished<float>(states, shape) : finished<double>(states, shape);
 }
 
 // The call that must be quick, as one row in a decoding loop: plain floats at temperature 1, and targets that are in
-// range. None where the long way is needed.
+// range. The states and their values; None where the long way is needed.
 py::object token_states_quick(const py::array& a, const py::object& targets, const py::object& axis) {
   const auto dtype = dtype_of(a);
   const int wanted = quick_axis(a, axis);
@@ -166,28 +190,14 @@ py::object token_states_quick(const py::array& a, const py::object& targets, con
   }
   Dense<double> inverse(shape);
   std::fill_n(inverse.mutable_data(), inverse.size(), 1.0);
-  return token_states(a, wanted, inverse, places, std::nullopt);
+  const std::vector<TokenSum> states = token_sums(a, wanted, inverse, places, std::nullopt);
+  return py::make_tuple(unpack(states, shape), finished(states, shape, cpu::computes_in_f32(*dtype)));
 }
 
-template <class T>
-py::array finish_tokens_as(const Dense<double>& fields) {
-  const index_t n = fields.size() / kTokenFields;
-  std::vector<py::ssize_t> shape(fields.shape(), fields.shape() + fields.ndim());
-  shape[0] = kTokenValues;
-  Dense<T> out(shape);
-  T* to = out.mutable_data();
-  for (index_t i = 0; i < n; ++i) {
-    const TokenSum s = state_at<TokenSum>(fields, i);
-    double value[kTokenValues];
-    cpu::active().finish_tokens(&s, value);
-    for (int v = 0; v < kTokenValues; ++v) to[v * n + i] = static_cast<T>(value[v]);
-  }
-  return out;
-}
-
-// The values of states, (kTokenValues, ...), as float32 or float64.
 py::array finish_tokens(const Dense<double>& fields, bool single) {
-  return single ? finish_tokens_as<float>(fields) : finish_tokens_as<double>(fields);
+  std::vector<TokenSum> states;
+  for (index_t i = 0; i < fields.size() / kTokenFields; ++i) states.push_back(state_at<TokenSum>(fields, i));
+  return finished(states, {fields.shape() + 1, fields.shape() + fields.ndim()}, single);
 }
 
 // a and b have one shape. Returns the fields of the real sums, and for complex input those of the imaginary ones.

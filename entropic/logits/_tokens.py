@@ -20,7 +20,6 @@ from ._rows import (
     check_in_vocabulary,
     check_targets,
     check_temperature,
-    compute_dtype,
 )
 
 # The fields of a state in csrc/include/entropic/config.hpp, and the values that are made of one.
@@ -75,10 +74,12 @@ class LogitStats:
 
     def __init__(
         self, states: np.ndarray, dtype: np.dtype, units: Units, backend: Backend, *,
-        has_targets: bool, has_values: bool, merges: bool
+        has_targets: bool, has_values: bool, merges: bool, values: np.ndarray | None = None
     ) -> None:  # fmt: skip
         self._states, self._dtype, self._units, self._backend = states, dtype, units, backend
         self._has_targets, self._has_values, self._merges = has_targets, has_values, merges
+        if values is not None:
+            self._values = values
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -388,15 +389,11 @@ def logit_stats(
     ):  # fmt: skip
         quick = _core.token_states_quick(logits, targets, axis)
         if quick is not None:
+            states, values = quick
             return LogitStats(
-                quick,
-                compute_dtype(logits),
-                NATS,
-                NUMPY,
-                has_targets=targets is not None,
-                has_values=False,
-                merges=True,
-            )
+                states, values.dtype, NATS, NUMPY, has_targets=targets is not None, has_values=False, merges=True,
+                values=values,
+            )  # fmt: skip
     backend, x = host_real(func, "logits", logits, targets=targets, mask=mask, expect=expect)
     rows, options = normalized_options(
         func, x, targets, axis=axis, temperature=temperature, temperatures=temperatures, mask=mask, top_k=top_k,
