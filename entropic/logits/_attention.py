@@ -14,9 +14,7 @@ from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
 from .._validate import check_base, check_flag, check_number
 from .._vjp import Pullback, cotangent_of, rule_for, unbroadcast
 from ._functions import ENTROPY, ENTROPY_VJP, cast, check_real, float_dtype, scalar_or_array
-from ._rows import CHUNK_BYTES, compute_dtype
-
-_LARGEST_SCALE = 1e30  # a number in float32 too
+from ._rows import CHUNK_BYTES, LARGEST_SCALE, compute_dtype
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def _attention(
     except ValueError:
         raise ValueError(f"{func}: leading axes of `q` and `k` do not broadcast, {x.shape} and {y.shape}") from None
     factor = 1 / math.sqrt(max(x.shape[-1], 1)) if scale is None else check_number(func, "scale", scale)
-    if not abs(factor) <= _LARGEST_SCALE:
+    if not abs(factor) <= LARGEST_SCALE:
         raise ValueError(f"{func}: `scale` must be a number of at most 1e30, got {scale!r}")
     heads = math.prod(batch)
     full = (*batch, x.shape[-2], y.shape[-2])

@@ -41,7 +41,7 @@ def _contrast_problem(
         return backend, s, z, np.arange(s.shape[0]), scale
     given = to_numpy(func, "positives", positives)
     if given.dtype != np.bool_:
-        if given.dtype.kind not in "iu" and given.size:
+        if given.dtype.kind not in "iu":
             raise TypeError(f"{func}: `positives` must be integers or a boolean mask, got dtype {given.dtype}")
         return backend, s, z, given, scale
     if given.shape != s.shape:
@@ -113,10 +113,8 @@ def info_nce(
 
 
 def _checked_positives(func: str, targets: np.ndarray, z: np.ndarray) -> np.ndarray:
-    if targets.shape == z.shape and targets.dtype == np.float64:  # what a mask became
+    if targets.dtype.kind == "f":  # what a mask became
         return targets
-    if targets.dtype.kind not in "iu":
-        raise TypeError(f"{func}: `positives` must be integers or a boolean mask, got dtype {targets.dtype}")
     if targets.shape != z.shape[:1]:
         raise ValueError(f"{func}: `positives` must have shape {z.shape[:1]}, got {targets.shape}")
     if targets.size and not (targets.min() >= 0 and targets.max() < z.shape[1]):

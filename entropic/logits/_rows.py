@@ -19,7 +19,7 @@ from .._validate import check_integer, check_number, check_positive
 
 CHUNK_BYTES = 8 << 20
 # Within which 1 / temperature and all that is computed from it are ordinary numbers in float32 too.
-_LEAST_TEMPERATURE, _LARGEST_TEMPERATURE = 1e-30, 1e30
+LEAST_SCALE, LARGEST_SCALE = 1e-30, 1e30
 
 
 def compute_dtype(x: np.ndarray) -> np.dtype:
@@ -77,13 +77,13 @@ def check_in_vocabulary(func: str, targets: np.ndarray, width: int, name: str = 
 
 def check_temperature(func: str, temperature: Any, batch: tuple[int, ...]) -> np.ndarray:
     """One temperature a row, float64 of shape `batch`."""
-    if type(temperature) is float and _LEAST_TEMPERATURE <= temperature <= _LARGEST_TEMPERATURE:
+    if type(temperature) is float and LEAST_SCALE <= temperature <= LARGEST_SCALE:
         return np.full(batch, temperature)
     values = to_numpy(func, "temperature", temperature)
     if values.dtype.kind not in "iuf" and values.dtype.name != "bfloat16":
         raise TypeError(f"{func}: `temperature` must be real numbers, got dtype {values.dtype}")
     values = values.astype(np.float64)
-    if not np.all((values >= _LEAST_TEMPERATURE) & (values <= _LARGEST_TEMPERATURE)):
+    if not np.all((values >= LEAST_SCALE) & (values <= LARGEST_SCALE)):
         raise ValueError(f"{func}: `temperature` must be positive and finite (1e-30 to 1e30), got {temperature!r}")
     try:
         return np.broadcast_to(values, batch)
@@ -96,7 +96,7 @@ def check_temperature(func: str, temperature: Any, batch: tuple[int, ...]) -> np
 def check_scale(func: str, name: str, x: Any) -> float:
     """A positive number that divides logits, with the bounds of a temperature."""
     value = check_positive(func, name, x)
-    if not _LEAST_TEMPERATURE <= value <= _LARGEST_TEMPERATURE:
+    if not LEAST_SCALE <= value <= LARGEST_SCALE:
         raise ValueError(f"{func}: `{name}` must be positive and finite (1e-30 to 1e30), got {x!r}")
     return value
 

@@ -652,7 +652,7 @@ def knn_conditional_mutual_information(
     if unconditional:
         del given["z"]
     variables = [transformed(func, as_samples(func, name, a, 2), transform) for name, a in given.items()]
-    check_same_length(func, tuple("xyz"), [*variables, z] if unconditional else variables)
+    check_same_length(func, ("x", "y", "z"), [*variables, z] if unconditional else variables)
     order = check_neighbors(func, k, len(variables[0]) - 1)
     if ties == "jitter":
         generator = check_rng(func, rng)

@@ -173,9 +173,8 @@ class Space:
                 ratios = apart / np.where(widest > 0, widest, 1)[..., None]
                 exact = by * widest * np.sqrt((ratios * ratios).sum(axis=-1))
             if q is None:
-                exact[np.abs(some[:, None] - np.arange(len(self._x))) <= exclude] = (
-                    np.nan
-                )  # not within any radius, and sorted last
+                # not within any radius, and sorted last
+                exact[np.abs(some[:, None] - np.arange(len(self._x))) <= exclude] = np.nan
             yield some, exact
 
 
