@@ -15,34 +15,54 @@ namespace bind {
 namespace {
 
 using Doubles = py::array_t<double, py::array::c_style>;
+using Singles = py::array_t<float, py::array::c_style>;
 
 std::unique_ptr<cpu::PointKernel> kernel_of(const Doubles& x, const Doubles& rates) {
   if (rates.size() != x.shape(0)) throw std::invalid_argument("a rate for each point");
   return std::make_unique<cpu::PointKernel>(x.data(), rates.data(), x.shape(0), x.shape(1));
 }
 
-// The product, and with `w` the sums of squared elements times it.
-std::pair<Doubles, std::optional<Doubles>> product(const cpu::PointKernel& kernel, const Doubles& v,
-                                                   const std::optional<Doubles>& w) {
-  if (v.shape(0) != kernel.n() || (w && w->size() != kernel.n())) throw std::invalid_argument("a row for each point");
+// A product with v (n, count), and with `w` the sums of squared elements times it: f(v, count, y, w, squares).
+template <class F>
+std::pair<Doubles, std::optional<Doubles>> product_of(index_t n, const Doubles& v, const std::optional<Doubles>& w,
+                                                      F&& f) {
+  if (v.shape(0) != n || (w && w->size() != n)) throw std::invalid_argument("a row for each point");
   const index_t count = v.shape(1);
-  Doubles out(std::vector<py::ssize_t>{kernel.n(), count});
+  Doubles out(std::vector<py::ssize_t>{n, count});
   std::optional<Doubles> squares;
-  if (w) squares.emplace(kernel.n());
+  if (w) squares.emplace(n);
   const double *from = v.data(), *weights = w ? w->data() : nullptr;
   double *to = out.mutable_data(), *sums = w ? squares->mutable_data() : nullptr;
   bool finished;
   {
-    MaybeReleaseGil released(kernel.n() * kernel.n());
-    finished = kernel.product(from, count, to, weights, sums);
+    MaybeReleaseGil released(n * n);
+    finished = f(from, count, to, weights, sums);
   }
   raise_if_interrupted(finished);
   return {out, squares};
 }
 
-Doubles dense(const cpu::PointKernel& kernel) {
-  Doubles out(std::vector<py::ssize_t>{kernel.n(), kernel.n()});
-  double* to = out.mutable_data();
+std::pair<Doubles, std::optional<Doubles>> product(const cpu::PointKernel& kernel, const Doubles& v,
+                                                   const std::optional<Doubles>& w) {
+  return product_of(kernel.n(), v, w, [&](const double* from, index_t count, double* to, const double* weights,
+                                          double* sums) { return kernel.product(from, count, to, weights, sums); });
+}
+
+std::pair<Doubles, std::optional<Doubles>> single_product(const Singles& g, const Doubles& v,
+                                                          const std::optional<Doubles>& w) {
+  const index_t n = g.shape(0);
+  if (g.shape(1) != n) throw std::invalid_argument("a square matrix");
+  const float* elements = g.data();
+  return product_of(
+      n, v, w, [&](const double* from, index_t count, double* to, const double* weights, double* sums) {
+        return cpu::single_product(elements, n, from, count, to, weights, sums);
+      });
+}
+
+template <class T>
+py::array dense_of(const cpu::PointKernel& kernel) {
+  py::array_t<T> out(std::vector<py::ssize_t>{kernel.n(), kernel.n()});
+  T* to = out.mutable_data();
   bool finished;
   {
     MaybeReleaseGil released(kernel.n() * kernel.n());
@@ -52,6 +72,10 @@ Doubles dense(const cpu::PointKernel& kernel) {
   return out;
 }
 
+py::array dense(const cpu::PointKernel& kernel, bool single) {
+  return single ? dense_of<float>(kernel) : dense_of<double>(kernel);
+}
+
 }  // namespace
 
 void register_spectral(py::module_& m) {
@@ -59,7 +83,8 @@ void register_spectral(py::module_& m) {
       .def(py::init(&kernel_of), py::arg("x"), py::arg("rates"))
       .def_property_readonly("n", &cpu::PointKernel::n)
       .def("product", &product, py::arg("v"), py::arg("w") = py::none())
-      .def("dense", &dense);
+      .def("dense", &dense, py::arg("single") = false);
+  m.def("single_product", &single_product, py::arg("g"), py::arg("v"), py::arg("w") = py::none());
 }
 
 }  // namespace bind

@@ -105,6 +105,8 @@ struct SpectralKernels {
   void (*kernel_row)(double* x, index_t n, double rate, const double* rates);
   void (*add_product)(const double* g, index_t across, index_t along, index_t rows, index_t depth, const double* v,
                       index_t v_ld, index_t columns, double* y, index_t y_ld);
+  void (*add_single_product)(const float* g, index_t across, index_t along, index_t rows, index_t depth, const float* v,
+                             index_t v_ld, index_t columns, float* y, index_t y_ld);
 };
 
 // See entropic/pairs.hpp.

@@ -8,7 +8,8 @@ namespace entropic {
 namespace cpu {
 namespace {
 
-constexpr index_t kStrip = 64;  // rows of a tile
+constexpr index_t kStrip = 64;   // rows of a tile
+constexpr index_t kDepth = 256;  // terms of a partial sum of float32
 
 // Points to a block: few enough that their coordinates stay in cache while strips of rows pass by.
 index_t block_size(index_t d) { return std::clamp<index_t>(32768 / d / kPad * kPad, kStrip, 256); }
@@ -94,11 +95,46 @@ bool PointKernel::product(const double* v, index_t count, double* y, const doubl
   return finished;
 }
 
-bool PointKernel::dense(double* out) const {
+template <class T>
+bool PointKernel::dense(T* out) const {
   return each_tile(d_, [&](index_t row, index_t rows, index_t column, index_t columns, double* tile) {
     for (index_t i = 0; i < rows; ++i) std::copy_n(tile + i * ld_, columns, out + (row + i) * n_ + column);
     if (row / block_ == column / block_) return;
-    active().of<double>().transpose(tile, ld_, rows, columns, out + column * n_ + row, n_);
+    active().of<T>().transpose(out + row * n_ + column, n_, rows, columns, out + column * n_ + row, n_);
+  });
+}
+
+template bool PointKernel::dense(float* out) const;
+template bool PointKernel::dense(double* out) const;
+
+bool single_product(const float* g, index_t n, const double* v, index_t count, double* y, const double* w,
+                    double* squares) {
+  const index_t ld = padded(count);
+  std::vector<float> rounded(static_cast<std::size_t>(n * ld), 0.0f);
+  for (index_t i = 0; i < n; ++i) std::copy_n(v + i * count, count, rounded.data() + i * ld);
+  std::vector<double> weights;  // whole packs
+  if (w) {
+    weights.assign(w, w + n);
+    weights.resize(static_cast<std::size_t>(padded(n)), 0.0);
+  }
+  return for_units((n + kStrip - 1) / kStrip, n * n, [&](index_t strip) {
+    const index_t first = strip * kStrip, rows = std::min(kStrip, n - first);
+    std::vector<float> part(static_cast<std::size_t>(rows * ld));
+    double* to = y + first * count;
+    std::fill_n(to, rows * count, 0.0);
+    for (index_t k = 0; k < n; k += kDepth) {
+      std::fill(part.begin(), part.end(), 0.0f);
+      active().spectral->add_single_product(g + first * n + k, n, 1, rows, std::min(kDepth, n - k),
+                                            rounded.data() + k * ld, ld, count, part.data(), ld);
+      for (index_t i = 0; i < rows; ++i)
+        for (index_t c = 0; c < count; ++c) to[i * count + c] += part[static_cast<std::size_t>(i * ld + c)];
+    }
+    if (!w) return;
+    std::vector<float> row(weights.size(), 0.0f);
+    for (index_t i = first; i < first + rows; ++i) {
+      for (index_t j = 0; j < n; ++j) row[static_cast<std::size_t>(j)] = g[i * n + j] * g[i * n + j];
+      squares[i] = active().gibbs<float>().gibbs_dot(row.data(), weights.data(), n);
+    }
   });
 }
 

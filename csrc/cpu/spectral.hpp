@@ -19,7 +19,8 @@ class PointKernel {
   // is not null, squares (n) = the matrix of squared elements times w. False if interrupted.
   bool product(const double* v, index_t count, double* y, const double* w, double* squares) const;
   // The whole matrix (n, n).
-  bool dense(double* out) const;
+  template <class T>
+  bool dense(T* out) const;
 
  private:
   template <class F>
@@ -28,6 +29,11 @@ class PointKernel {
   index_t n_, d_, block_, ld_;  // block_: points to a block, whose coordinates and tiles have rows ld_ apart
   std::vector<double> x_, columns_, rates_;
 };
+
+// y (n, count) = g v for a float32 matrix g (n, n), in partial sums of float32, and, where `w` (n) is not null, squares
+// (n) = the matrix of squared elements times w. False if interrupted.
+bool single_product(const float* g, index_t n, const double* v, index_t count, double* y, const double* w,
+                    double* squares);
 
 }  // namespace cpu
 }  // namespace entropic

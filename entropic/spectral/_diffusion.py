@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from ._operators import (
     scaled_points,
     stored,
 )
+from ._quadrature import SKETCH, Estimate, exactly, sketched_entropies
 from ._spectrum import Spectrum, spectrum_of
 
 KERNELS = ("gaussian", "adaptive", "knn", "precomputed")
@@ -32,6 +35,12 @@ METHODS = ("auto", "dense", "certified", "lanczos")
 
 # Points up to which all eigenvalues are found about as quickly as bounds are, for one problem and where there are many.
 _DENSE_FIRST, _DENSE_MANY = 1024, 256
+
+# Probes of each entropy in a sum of many, and the part of `tol` that the last nodes of a quadrature may change it by: at
+# first, and where that is too little.
+_ROUNDS = ((8, 1 / 4), (64, 1 / 16))
+# What float32 kernel matrices may change such a sum by.
+_SINGLE = 1e-5
 
 # Pairs among so many points give the median distance.
 _MEDIAN_POINTS = 2048
@@ -185,6 +194,11 @@ class Problem:
     tol: float
     rng: np.random.Generator
 
+    @property
+    def between(self) -> bool:
+        """Is any t between 0 and 1, for which there are no bounds?"""
+        return bool(((self.times > 0) & (self.times < 1)).any())
+
     def spectrum(self, x: np.ndarray, dense_first: int) -> Spectrum:
         """In nats, and t = 0 by hand: log n, for every eigenvalue counts as 1."""
         times = np.atleast_1d(self.times)
@@ -192,13 +206,27 @@ class Problem:
         value, lower, upper = np.full((3, len(times)), math.log(len(x)))
         if not later.any():
             return Spectrum(value, lower, upper, "dense", np.zeros(0), True)
-        dense = (times[later] < 1).any() or (self.method == "auto" and len(x) <= dense_first)
+        dense = self.between or (self.method == "auto" and len(x) <= dense_first)
         found = spectrum_of(
             self.func, self.kernel.affinity(self.func, x), None if self.kernel.name == "precomputed" else x, self.alpha,
             times[later], "dense" if dense else self.method, self.tol * self.log_base, self.rng,
         )  # fmt: skip
         value[later], lower[later], upper[later] = found.value, found.lower, found.upper
         return Spectrum(value, lower, upper, found.method, found.eigenvalues, found.converged)
+
+    def sample(self, x: np.ndarray, probes: int, share: float) -> Estimate:
+        """For a sum of many such entropies, with a few random probes for each; exact where there are few points."""
+        times = np.atleast_1d(self.times)
+        if len(x) <= _DENSE_MANY:
+            return exactly(self.spectrum(x, len(x)).value)
+        affinity = stored(self.kernel.affinity(self.func, x), single=True)
+        functions = self.rng.standard_normal((len(x), SKETCH - 1))
+        diffusion = Diffusion(self.func, affinity, self.alpha, functions)
+        found = sketched_entropies(diffusion, times[times > 0], probes, share * self.tol * self.log_base, self.rng)
+        whole = exactly(np.full(len(times), math.log(len(x))))
+        for of_all, of_later in zip(vars(whole).values(), vars(found).values(), strict=True):
+            of_all[times > 0] = of_later
+        return whole
 
     def shaped(self, values: np.ndarray) -> Any:
         return values.reshape(self.times.shape) if self.times.ndim else float(values[0])
@@ -457,20 +485,46 @@ def diffusion_spectral_mutual_information(
     func = "diffusion_spectral_mutual_information"
     points, kept = check_kernel(func, x, kernel, sigma, k)
     repeats = check_integer(func, "n_repeats", n_repeats, 1)
-    problem = problem_of(func, kept, t, alpha, base, method, _check_tol(func, tol) / 2, rng)
-    totals, converged, methods = np.zeros((3, problem.times.size)), True, {}
-    for factor, rows in parts_of(func, points, y, n_bins, repeats, problem):
-        found = problem.spectrum(kept.of_part(points, rows), _DENSE_MANY)
+    problem = problem_of(func, kept, t, alpha, base, method, tol, rng)
+    parts = parts_of(func, points, y, n_bins, repeats, problem)
+    largest = max(len(rows) for _, rows in parts)
+    if method == "lanczos" or (method == "auto" and largest > _DENSE_MANY and not problem.between):
+        totals, used = _sampled(problem, points, parts), "lanczos"
+    else:
+        totals, used = _summed(problem, points, parts), "certified" if method == "certified" else "dense"
+    value, lower, upper = (problem.shaped(v / problem.log_base) for v in totals)
+    width = float(np.max(np.asarray(upper) - lower))
+    converged = width <= problem.tol
+    if not converged:
+        warn_wide(func, width, problem.tol)
+    return DSMIResult(value, lower, upper, used, converged, problem.shaped(problem.times.ravel()), kept.sigma)
+
+
+Parts = list[tuple[float, np.ndarray]]
+
+
+def _summed(problem: Problem, points: np.ndarray, parts: Parts) -> np.ndarray:
+    """Values and bounds of a sum of entropies with factors, whose intervals add up: each may be its part as wide."""
+    share = replace(problem, tol=problem.tol / sum(abs(factor) for factor, _ in parts))
+    totals = np.zeros((3, problem.times.size))
+    for factor, rows in parts:
+        found = share.spectrum(problem.kernel.of_part(points, rows), len(rows))
         low, high = (found.lower, found.upper) if factor > 0 else (found.upper, found.lower)
         totals += factor * np.stack([found.value, low, high])
-        converged = converged and found.converged
-        methods[len(rows)] = found.method
-    value, lower, upper = (problem.shaped(v / problem.log_base) for v in totals)
-    if not converged:
-        warn_wide(func, float(np.max(np.asarray(upper) - lower)), 2 * problem.tol)
-    return DSMIResult(
-        value, lower, upper, methods[max(methods)], converged, problem.shaped(problem.times.ravel()), kept.sigma,
-    )  # fmt: skip
+    return totals
+
+
+def _sampled(problem: Problem, points: np.ndarray, parts: Parts) -> np.ndarray:
+    """The same, from few random probes for each, whose errors average out, and from more where that is too few."""
+    for probes, share in _ROUNDS:
+        samples = (
+            problem.sample(problem.kernel.of_part(points, rows), probes, share).times(factor) for factor, rows in parts
+        )
+        total = functools.reduce(operator.add, samples)
+        reach = total.reach() + _SINGLE
+        if (2 * reach <= problem.tol * problem.log_base).all():
+            break
+    return np.stack([total.value, total.value - reach, total.value + reach])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Parts of a symmetric operator's spectrum: block Lanczos with full orthogonalisation, and stochastic quadrature."""
+"""Parts of a symmetric operator's spectrum: block Lanczos with full orthogonalisation."""
 
 from __future__ import annotations
 
@@ -82,29 +82,3 @@ class BlockLanczos:
 
     def vectors(self, coefficients: np.ndarray) -> np.ndarray:
         return np.asarray(self._q[:, : self.size] @ coefficients)
-
-
-def quadratures(product: Product, probes: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss nodes and weights (probes, steps) with z' f(K) z ~ sum weights f(nodes), one column z of `probes` each.
-
-    Plain recurrences: orthogonality is lost, which repeats nodes and shares their weight, and leaves sums alone.
-    """
-    b = probes.shape[1]
-    diagonal, between = np.zeros((b, steps)), np.zeros((b, steps))
-    norms = np.linalg.norm(probes, axis=0)
-    safe = np.where(norms > 0, norms, 1.0)
-    current, previous = probes / safe, np.zeros_like(probes)
-    for j in range(steps):
-        following = product(current)
-        if j:
-            following -= previous * between[:, j - 1]
-        diagonal[:, j] = np.einsum("ij,ij->j", current, following)
-        following -= current * diagonal[:, j]
-        between[:, j] = np.linalg.norm(following, axis=0)
-        previous, current = current, following / np.where(between[:, j] > 0, between[:, j], 1.0)
-    nodes, weights = np.zeros((b, steps)), np.zeros((b, steps))
-    for i in range(b):
-        t = np.diag(diagonal[i]) + np.diag(between[i, :-1], 1) + np.diag(between[i, :-1], -1)
-        nodes[i], vectors = np.linalg.eigh(t)
-        weights[i] = norms[i] ** 2 * vectors[0] ** 2
-    return nodes, weights

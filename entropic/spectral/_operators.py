@@ -52,6 +52,26 @@ class MatrixAffinity(Affinity):
         return self._matrix
 
 
+class SingleAffinity(Affinity):
+    """A matrix of float32, and products as exact as that: half the memory, and twice as quick."""
+
+    def __init__(self, matrix: np.ndarray, positive: bool) -> None:
+        self.n, self.positive, self._matrix = len(matrix), positive, matrix
+        self.diagonal = np.diag(matrix).astype(np.float64)
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        out: np.ndarray = _core.single_product(self._matrix, np.ascontiguousarray(v))[0]
+        return out
+
+    def product_and_squares(self, v: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        image, squares = _core.single_product(self._matrix, np.ascontiguousarray(v), w)
+        assert squares is not None
+        return image, squares
+
+    def dense(self) -> np.ndarray:
+        return self._matrix.astype(np.float64)
+
+
 class PointAffinity(Affinity):
     """exp(-|x_i - x_j|^2 r_i r_j), computed where it is needed: memory O(n d)."""
 
@@ -69,8 +89,8 @@ class PointAffinity(Affinity):
         assert squares is not None
         return image, squares
 
-    def dense(self) -> np.ndarray:
-        out: np.ndarray = self._kernel.dense()
+    def dense(self, single: bool = False) -> np.ndarray:
+        out: np.ndarray = self._kernel.dense(single)
         return out
 
 
@@ -136,25 +156,24 @@ class Diffusion:
         image *= self.scale[:, None]
         self.start, self.image = vectors, image
         self.first_vector = np.sqrt(sums / sums.sum())
+        self.trace = math.fsum(affinity.diagonal * self.scale**2)
+        self.square_trace: float | None = None
+        """The sum of the squares of the eigenvalues, known from the first product on."""
 
     @property
     def positive(self) -> bool:
         return self.affinity.positive
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        image = self.affinity.product(self.scale[:, None] * v)
+        scaled = self.scale[:, None] * v
+        if self.square_trace is None:
+            squares = self.scale**2
+            image, sums = self.affinity.product_and_squares(scaled, squares)
+            self.square_trace = math.fsum(squares * sums)
+        else:
+            image = self.affinity.product(scaled)
         image *= self.scale[:, None]
         return image
-
-    def product_and_square_trace(self, v: np.ndarray) -> tuple[np.ndarray, float]:
-        """K v, and the sum of the squares of the eigenvalues."""
-        squares = self.scale**2
-        image, sums = self.affinity.product_and_squares(self.scale[:, None] * v, squares)
-        image *= self.scale[:, None]
-        return image, math.fsum(squares * sums)
-
-    def trace(self) -> float:
-        return math.fsum(self.affinity.diagonal * self.scale**2)
 
     def dense(self) -> np.ndarray:
         k = self.affinity.dense() * self.scale[:, None]
@@ -170,11 +189,12 @@ def _check_degrees(func: str, degrees: np.ndarray) -> None:
         )
 
 
-def stored(affinity: Affinity) -> Affinity:
-    """The same affinity, kept as a matrix where that is small and quicker to multiply."""
-    if affinity.n > STORED or isinstance(affinity, MatrixAffinity | GraphAffinity):
+def stored(affinity: Affinity, single: bool = False) -> Affinity:
+    """The same affinity, kept as a matrix where that is small and quicker to multiply; `single`: of float32."""
+    if affinity.n > STORED or not isinstance(affinity, PointAffinity):
         return affinity
-    return MatrixAffinity(affinity.dense(), affinity.positive)
+    kind = SingleAffinity if single else MatrixAffinity
+    return kind(affinity.dense(single), affinity.positive)
 
 
 def scaled_points(x: np.ndarray) -> tuple[np.ndarray, int]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from ._bounds import Tail, compressed_interval, entropy_of, tail_interval, widened
-from ._lanczos import BlockLanczos, quadratures
+from ._lanczos import BlockLanczos
 from ._operators import Affinity, Diffusion, MatrixAffinity, first_functions, stored
+from ._quadrature import Quadratures, orthogonal_probes, sampled_entropies
 
 _BASIS_BYTES = 64e6
 
 # Below so many points there is nothing to search for.
 _FEWEST = 64
-# Of stochastic intervals: more than the 99 % that is promised, for the bias of a quadrature with few nodes.
-_CONFIDENCE = 0.999
+
+_PROBES = 32
 
 
 @dataclass(frozen=True)
@@ -70,27 +70,25 @@ class _Certified:
 
     def __init__(self, diffusion: Diffusion, times: np.ndarray) -> None:
         self.diffusion, self.times, self.n = diffusion, times, diffusion.n
-        self.trace, self.square_trace = diffusion.trace(), -1.0
         if isinstance(diffusion.affinity, MatrixAffinity):
-            self.square_trace = diffusion.product_and_square_trace(diffusion.first_vector[:, None])[1]
+            diffusion.product(diffusion.first_vector[:, None])
         block = diffusion.start.shape[1]
         most = max(int(min(self.n / 4, _BASIS_BYTES / (8 * self.n))) // block, 2) * block
-        self.lanczos = BlockLanczos(self._product, diffusion.start, diffusion.image, min(most, self.n))
+        self.lanczos = BlockLanczos(diffusion.product, diffusion.start, diffusion.image, min(most, self.n))
         del diffusion.start, diffusion.image  # as large as a step's vectors
         self.bounds = _Bounds(times, self.n)
         self.ritz = np.ones(1)
 
-    def _product(self, v: np.ndarray) -> np.ndarray:
-        """K v, of which the first tells the trace of K^2 as well."""
-        if self.square_trace < 0:
-            image, self.square_trace = self.diffusion.product_and_square_trace(v)
-            return image
-        return self.diffusion.product(v)
+    @property
+    def square_trace(self) -> float:
+        known = self.diffusion.square_trace
+        assert known is not None
+        return known
 
     def run(self, tol: float, patient: bool) -> bool:
         """Up to the basis's limit, or while it looks as if that would do."""
         looked_at, widths = 0, [self.bounds.width()]
-        if self.square_trace < 0:
+        if self.diffusion.square_trace is None:
             self.lanczos.step()  # whose product is known: the trace comes with the next one
         while self.lanczos.room():
             self.lanczos.step()
@@ -120,7 +118,7 @@ class _Certified:
         count, rounding = self.n - len(values), 1e-14 * math.sqrt(self.n)
         second = max(self.square_trace - float((values**2).sum()) - 2 * error, 0.0)
         second_range = (max(second - rounding, 0.0), second + rounding)
-        rest = self.trace - float(values.sum())
+        rest = self.diffusion.trace - float(values.sum())
         if self.diffusion.positive:
             first = (max(rest - rounding, 0.0), max(rest, 0.0) + rounding)
         else:
@@ -159,56 +157,25 @@ def certified_spectrum(
 
 
 def lanczos_spectrum(search: _Certified, tol: float, rng: np.random.Generator) -> Spectrum:
-    """What bounds leave open, by quadrature on the complement of the eigenvectors that were found.
-
-    z' C z and z' C^2 z have known means, the traces, so that their errors tell most of those of z' f(C) z.
-    """
+    """What bounds leave open, by quadrature beside the eigenvectors that were found."""
     values, coefficients, residuals = search.lanczos.ritz()  # as of the last step, which may be beyond the last look
     chosen = (residuals <= 1e-6) & (np.abs(values) > 1e-3)
-    vectors, top = search.lanczos.vectors(coefficients[:, chosen]), np.minimum(np.abs(values[chosen]), 1.0)
-    n, times = search.n, search.times
-
-    def complement(v: np.ndarray) -> np.ndarray:
-        return np.asarray(v - vectors @ (vectors.T @ v))
-
-    probes = complement(np.where(rng.random((n, 32)) < 0.5, -1.0, 1.0))
-    nodes, weights = quadratures(lambda v: complement(search.diffusion.product(v)), probes, 24)
-    magnitudes = np.abs(nodes)
+    vectors, n = search.lanczos.vectors(coefficients[:, chosen]), search.n
+    found = values[chosen]
     traces = np.array([
-        n - len(top), search.trace - values[chosen].sum(), search.square_trace - (values[chosen] ** 2).sum()
+        n - len(found), search.diffusion.trace - found.sum(), search.square_trace - (found**2).sum()
     ])  # fmt: skip
-    controls = np.stack([(weights * nodes**power).sum(axis=1) for power in range(3)], axis=1) - traces
-    logs = np.log(magnitudes, where=magnitudes > 0, out=np.zeros_like(magnitudes))
-    found, reach = np.zeros(len(times)), np.zeros(len(times))
-    for i, t in enumerate(times):
-        powers = magnitudes**t
-        top_s, top_t = (top**t).sum(), -t * (top**t * np.log(top)).sum()
-        s, s_each = _controlled((weights * powers).sum(axis=1), controls)
-        tau, tau_each = _controlled(-t * (weights * powers * logs).sum(axis=1), controls)
-        total = top_s + s
-        mean = (top_t + tau) / total
-        found[i] = math.log(total) + mean
-        # to first order in the errors of both sums
-        each = (s_each * (1 - mean) + tau_each) / total
-        freedom = len(each) - controls.shape[1] - 1
-        reach[i] = math.sqrt(float((each**2).sum()) / freedom / len(each))
-    reach *= NormalDist().inv_cdf((1 + _CONFIDENCE) / 2) * 1.1  # Student's, for some 28 degrees of freedom
-    reach += 1e-12 * (1 + math.log(n))
+    probes = Quadratures(search.diffusion.product, orthogonal_probes(vectors, _PROBES, rng))
+    magnitudes = np.minimum(np.abs(found), 1.0)
+    estimate = sampled_entropies(probes, magnitudes, 0, traces, search.times, tol / 20)
+    value, reach = estimate.value, estimate.reach() + 1e-12 * (1 + math.log(n))
     lower, upper = search.bounds.lower, search.bounds.upper
     # Where both agree the narrower one counts; where they do not, the one that cannot be wrong.
-    meets = (found - reach <= upper) & (found + reach >= lower)
-    lower = np.where(meets, np.maximum(found - reach, lower), lower)
-    upper = np.where(meets, np.minimum(found + reach, upper), upper)
-    found = np.clip(found, lower, upper)
+    meets = (value - reach <= upper) & (value + reach >= lower)
+    lower = np.where(meets, np.maximum(value - reach, lower), lower)
+    upper = np.where(meets, np.minimum(value + reach, upper), upper)
     closed = bool((upper - lower <= tol).all())
-    return Spectrum(found, lower, upper, "lanczos", np.sort(np.abs(values[chosen]))[::-1], closed)
-
-
-def _controlled(samples: np.ndarray, controls: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean where the controls' errors are 0, by least squares, and the residuals."""
-    design = np.column_stack([np.ones(len(samples)), controls])
-    fit = np.linalg.lstsq(design, samples, rcond=1e-12)[0]
-    return float(fit[0]), samples - design @ fit
+    return Spectrum(np.clip(value, lower, upper), lower, upper, "lanczos", np.sort(magnitudes)[::-1], closed)
 
 
 def spectrum_of(

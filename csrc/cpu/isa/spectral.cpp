@@ -13,16 +13,17 @@ void kernel_row_of(double* x, index_t n, double rate, const double* rates) {
   kernel_row<NativePack<double>>(x, n, rate, rates);
 }
 
-void add_product_of(const double* g, index_t across, index_t along, index_t rows, index_t depth, const double* v,
-                    index_t v_ld, index_t columns, double* y, index_t y_ld) {
-  add_product<NativePack<double>>(g, across, along, rows, depth, v, v_ld, columns, y, y_ld);
+template <class T>
+void add_product_of(const T* g, index_t across, index_t along, index_t rows, index_t depth, const T* v, index_t v_ld,
+                    index_t columns, T* y, index_t y_ld) {
+  add_product<NativePack<T>>(g, across, along, rows, depth, v, v_ld, columns, y, y_ld);
 }
 
 }  // namespace
 
 namespace cpu {
 
-const SpectralKernels ENTROPIC_OF_SET(spectral) = {kernel_row_of, add_product_of};
+const SpectralKernels ENTROPIC_OF_SET(spectral) = {kernel_row_of, add_product_of<double>, add_product_of<float>};
 
 }  // namespace cpu
 }  // namespace entropic

@@ -24,9 +24,9 @@ ENTROPIC_INLINE void kernel_row(double* x, index_t n, double rate, const double*
 }
 
 // y_ic += sum_k g_ik v_kc for `rows` rows and `packs` packs of columns, with g_ik at g[i * across + k * along].
-template <class P, int rows, int packs>
-ENTROPIC_INLINE void add_block(const double* g, index_t across, index_t along, index_t depth, const double* v,
-                               index_t v_ld, double* y, index_t y_ld) {
+template <class P, int rows, int packs, class T = typename P::Element>
+ENTROPIC_INLINE void add_block(const T* g, index_t across, index_t along, index_t depth, const T* v, index_t v_ld, T* y,
+                               index_t y_ld) {
   P sum[rows][packs];
   for (int i = 0; i < rows; ++i)
     for (int p = 0; p < packs; ++p) sum[i][p] = P::load(y + i * y_ld + p * P::width);
@@ -42,15 +42,15 @@ ENTROPIC_INLINE void add_block(const double* g, index_t across, index_t along, i
     for (int p = 0; p < packs; ++p) sum[i][p].store(y + i * y_ld + p * P::width);
 }
 
-// The same for any number of rows and columns; whole blocks of kProductColumns columns are read and written.
-template <class P>
-ENTROPIC_INLINE void add_product(const double* g, index_t across, index_t along, index_t rows, index_t depth,
-                                 const double* v, index_t v_ld, index_t columns, double* y, index_t y_ld) {
-  constexpr int packs = 2;
+// The same for any number of rows and columns; whole blocks of 16 columns are read and written.
+template <class P, class T = typename P::Element>
+ENTROPIC_INLINE void add_product(const T* g, index_t across, index_t along, index_t rows, index_t depth, const T* v,
+                                 index_t v_ld, index_t columns, T* y, index_t y_ld) {
+  constexpr int packs = P::width < 16 ? 2 : 1, most = 8 / packs;
   for (index_t c = 0; c < columns; c += packs * P::width) {
     index_t i = 0;
-    for (; i + 4 <= rows; i += 4)
-      add_block<P, 4, packs>(g + i * across, across, along, depth, v + c, v_ld, y + i * y_ld + c, y_ld);
+    for (; i + most <= rows; i += most)
+      add_block<P, most, packs>(g + i * across, across, along, depth, v + c, v_ld, y + i * y_ld + c, y_ld);
     for (; i < rows; ++i)
       add_block<P, 1, packs>(g + i * across, across, along, depth, v + c, v_ld, y + i * y_ld + c, y_ld);
   }
