@@ -43,6 +43,7 @@ __all__: list[str] = [
     "reduce_states",
     "scan",
     "set_num_threads",
+    "single_product",
     "sum_softmax",
     "token_states",
     "token_states_quick",
@@ -89,7 +90,7 @@ class PointKernel:
         x: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
         rates: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
     ) -> None: ...
-    def dense(self) -> numpy.typing.NDArray[numpy.float64]: ...
+    def dense(self, single: bool = False) -> numpy.ndarray: ...
     def product(
         self,
         v: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
@@ -235,6 +236,11 @@ def reduce_states(
 ) -> numpy.typing.NDArray[numpy.float64]: ...
 def scan(a: numpy.ndarray, axis: typing.SupportsInt | typing.SupportsIndex, out: numpy.ndarray) -> None: ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+def single_product(
+    g: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    v: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    w: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None = None,
+) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]: ...
 def sum_softmax(
     x: numpy.ndarray, factor: numpy.typing.NDArray[numpy.float64]
 ) -> numpy.typing.NDArray[numpy.float64]: ...

@@ -105,9 +105,10 @@ def check_base(func: str, base: Any) -> float:
         return 1.0
     if isinstance(base, bool) or not isinstance(base, int | float | np.integer | np.floating):
         raise TypeError(f"{func}: `base` must be a number or None, got {base!r}")
-    if not (base > 0 and base != 1 and np.isfinite(base)):
+    value = check_number(func, "base", base)
+    if not (value > 0 and value != 1 and math.isfinite(value)):
         raise ValueError(f"{func}: `base` must be positive, finite and not 1, got {base!r}")
-    return float(np.log(base))
+    return math.log(value)
 
 
 def check_rng(func: str, rng: Any) -> np.random.Generator:
@@ -124,7 +125,7 @@ def check_number(func: str, name: str, x: Any) -> float:
     try:
         return float(x)
     except OverflowError:
-        raise ValueError(f"{func}: `{name}` must be in the range of float64, got {x!r}") from None
+        raise ValueError(f"{func}: `{name}` must be in the range of float64") from None
 
 
 def check_positive(func: str, name: str, x: Any) -> float:

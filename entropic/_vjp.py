@@ -6,6 +6,7 @@ cotangent of the value to one gradient for each positional array, then one for e
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,22 @@ def unbroadcast(grad: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(grad.sum(axis=repeated)).reshape(shape)
 
 
+def by_name(
+    func: Callable[..., Any], arrays: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with those by name that have no gradient, such as labels, wherever they were given."""
+    try:
+        inspect.signature(func).bind(*arrays, **options)
+    except TypeError as error:
+        raise TypeError(f"{func.__name__}: {error}") from None
+    rule = list(inspect.signature(_rules[func]).parameters.values())
+    if any(p.kind is p.VAR_POSITIONAL for p in rule):
+        return arrays, options
+    count = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in rule)
+    names = list(inspect.signature(func).parameters)[count : len(arrays)]
+    return arrays[:count], {**options, **dict(zip(names, arrays[count:], strict=True))}
+
+
 def vjp(func: Callable[..., Any], *arrays: Any, wrt: tuple[str, ...] = (), **options: Any) -> tuple[Any, Pullback]:
     """Value of ``func(*arrays, **options)`` and the function that pulls a cotangent back to the arrays.
 
@@ -72,7 +89,7 @@ def vjp(func: Callable[..., Any], *arrays: Any, wrt: tuple[str, ...] = (), **opt
     func : callable
         A differentiable function of this package, such as :func:`entropic.logsumexp`.
     *arrays : array_like
-        Its array arguments, in order. Each gets a gradient of its shape.
+        Its array arguments, in order. Each gets a gradient of its shape, but for those such as labels that have none.
     wrt : tuple of str, optional
         Names of keyword arrays that get a gradient as well, after the positional ones, such as ``("b",)``.
     **options
@@ -119,6 +136,7 @@ def vjp(func: Callable[..., Any], *arrays: Any, wrt: tuple[str, ...] = (), **opt
         raise TypeError(f"vjp: pass the arrays of {func.__name__}")
     if "out" in options:
         raise TypeError(f"vjp: `out` is not supported, {func.__name__} returns a value of its own here")
+    arrays, options = by_name(func, arrays, options)
     value, rule_pullback = rule(*arrays, wrt=wrt, **options)
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:

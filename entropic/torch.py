@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 import entropic
 
-from ._vjp import keyword_arrays_of, rules, vjp
+from ._vjp import by_name, keyword_arrays_of, rules, vjp
 
 # What a result may hold that has a gradient: of transport, and of logit statistics.
 _PARTS = (
@@ -79,6 +79,7 @@ def _differentiable(func: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arrays: Any, parts: Any = "value", **options: Any) -> Any:
         # only pairs of points need it here: for other functions it is an option of their own
         metric = options.pop("metric", "sqeuclidean") if any(isinstance(x, tuple) for x in arrays) else ""
+        arrays, options = by_name(func, arrays, options)
         names = (parts,) if isinstance(parts, str) else tuple(parts)
         if not set(names) <= set(_PARTS) or not names:
             raise ValueError(f"{func.__name__}: `parts` must be of {', '.join(_PARTS)}, got {parts!r}")

@@ -44,8 +44,10 @@ std::pair<Doubles, std::optional<Doubles>> product_of(index_t n, const Doubles& 
 
 std::pair<Doubles, std::optional<Doubles>> product(const cpu::PointKernel& kernel, const Doubles& v,
                                                    const std::optional<Doubles>& w) {
-  return product_of(kernel.n(), v, w, [&](const double* from, index_t count, double* to, const double* weights,
-                                          double* sums) { return kernel.product(from, count, to, weights, sums); });
+  return product_of(kernel.n(), v, w,
+                    [&](const double* from, index_t count, double* to, const double* weights, double* sums) {
+                      return kernel.product(from, count, to, weights, sums);
+                    });
 }
 
 std::pair<Doubles, std::optional<Doubles>> single_product(const Singles& g, const Doubles& v,
@@ -53,10 +55,9 @@ std::pair<Doubles, std::optional<Doubles>> single_product(const Singles& g, cons
   const index_t n = g.shape(0);
   if (g.shape(1) != n) throw std::invalid_argument("a square matrix");
   const float* elements = g.data();
-  return product_of(
-      n, v, w, [&](const double* from, index_t count, double* to, const double* weights, double* sums) {
-        return cpu::single_product(elements, n, from, count, to, weights, sums);
-      });
+  return product_of(n, v, w, [&](const double* from, index_t count, double* to, const double* weights, double* sums) {
+    return cpu::single_product(elements, n, from, count, to, weights, sums);
+  });
 }
 
 template <class T>

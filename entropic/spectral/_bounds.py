@@ -43,9 +43,9 @@ def _power_sum(tail: Tail, t: float) -> tuple[float, float]:
     if t < 2:
         low = max(low2 * c ** (t - 2), low1**t * n ** (1 - t))
         return low, max(low, min(high1 ** (2 - t) * high2 ** (t - 1), n ** (1 - t / 2) * high2 ** (t / 2)))
-    low = low2 ** (t / 2) * n ** (1 - t / 2)
+    low = n * (low2 / n) ** (t / 2)
     if high1 > 0:
-        low = max(low, low2 * (low2 / high1) ** (t - 2))
+        low = max(low, low2 * min(low2 / high1, 1.0) ** (t - 2))
     return low, max(low, c ** (t - 2) * high2)
 
 
@@ -73,6 +73,8 @@ def tail_interval(top: np.ndarray, tail: Tail, t: float) -> tuple[float, float]:
     powers = known**t
     top_s, top_t = float(powers.sum()), float(-(powers * (t * np.log(known))).sum())
     low_s, high_s = _power_sum(tail, t)
+    if top_s + low_s <= 0:  # for a large t, with no eigenvalue near 1 among the known ones
+        return 0.0, math.inf
     if tail.count == 0 or high_s <= 0:
         return (_value(0.0, 0.0, top_s, top_t),) * 2
     least, most = _log_slopes(tail, t)
@@ -117,15 +119,19 @@ def compressed_interval(ritz: np.ndarray, square_trace: float, n: int, t: float)
     """Range of the entropy for t >= 2 from Ritz values of any quality, the first of which is the known eigenvalue 1.
 
     Sorted by magnitude no Ritz value is above its eigenvalue (Cauchy), and what their squares lack of the trace of K^2
-    is a slack that the eigenvalues share. The entropy is least where the second one has all of it: it is quasiconcave,
-    so that its minimum is at a corner.
+    is a slack that the eigenvalues share, each up to 1: q, which is convex in the square, grows by at most a chord of
+    it. The entropy is least where the second one has all of it: it is quasiconcave, so that its minimum is at a corner.
     """
     squares = np.sort(np.abs(ritz))[::-1] ** 2
     slack = max(square_trace - float(squares.sum()), 0.0) + 1e-13
     powers = squares ** (t / 2)
     if len(powers) < 2:
         powers, squares = np.append(powers, 0.0), np.append(squares, 0.0)
-    most = (squares[1] + slack) ** (t / 2) - powers[1]
+    second = min(squares[1], 1.0)
+    if second + slack <= 1:
+        most = (second + slack) ** (t / 2) - powers[1]
+    else:
+        most = slack * (t / 2 if second > 1 - 1e-9 else (1 - second ** (t / 2)) / (1 - second))
     raised = powers.copy()
     raised[1] += most
     least = entropy_of(raised) if t == 2 else min(entropy_of(powers), entropy_of(raised))

@@ -15,8 +15,15 @@ from ..logits._functions import cast, check_real, float_dtype
 _CHUNK = 2048
 
 
-def as_rows(func: str, name: str, x: Array, least: int = 1) -> np.ndarray:
-    """Finite samples (..., n, d) in float32 or float64."""
+# Binary exponents of the largest element up to which squares, their sums and the squares of those are in range.
+_RANGE = {4: 30, 8: 100}
+
+
+def as_rows(func: str, name: str, x: Array, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Finite samples (..., n, d) in float32 or float64, and powers of two (..., 1, 1) to divide them by.
+
+    These are 1, or the order of the largest element where that is so large or small that squares would leave the range.
+    """
     array = to_numpy(func, name, x)
     check_real(func, name, array)
     if array.ndim < 2 or array.shape[-1] == 0:
@@ -25,17 +32,24 @@ def as_rows(func: str, name: str, x: Array, least: int = 1) -> np.ndarray:
         raise ValueError(f"{func}: `{name}` must have at least {least} rows, got shape {array.shape}")
     wide = float_dtype(array).itemsize == 8
     rows = array.astype(np.float64 if wide else np.float32, copy=False)
-    if rows.size and not (np.isfinite(rows.min()) and np.isfinite(rows.max())):
+    axes = (-2, -1)
+    top = np.maximum(rows.max(axis=axes, keepdims=True, initial=0.0), -rows.min(axis=axes, keepdims=True, initial=0.0))
+    if not np.isfinite(top).all():
         raise ValueError(f"{func}: `{name}` must be finite")
-    return rows
+    exponent = np.frexp(top)[1]
+    return rows, np.where(np.abs(exponent) > _RANGE[rows.itemsize], exponent, 0)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows z (..., n, d) that were made of x by taking off their mean and dividing each by its norm, as asked for."""
+    """Rows z (..., n, d) that were made of x by taking off their mean and dividing each by its norm, as asked for.
+
+    z is in units of two to the power `exponent` (..., 1, 1).
+    """
 
     backend: Backend
     given: np.ndarray
+    exponent: np.ndarray
     z: np.ndarray
     norms: np.ndarray | None
     center: bool
@@ -45,14 +59,13 @@ class Rows:
         """Is z' z the smaller side?"""
         return bool(self.z.shape[-1] <= self.z.shape[-2])
 
-    def gram(self) -> np.ndarray:
-        """The smaller of z' z and z z', in float64."""
+    def gram(self, exact: bool = False) -> np.ndarray:
+        """The smaller of z' z and z z', in float64; `exact`: of float32 rows too, for what small eigenvalues decide."""
         n, d = self.z.shape[-2:]
-        if not self.tall:
+        if not self.tall or exact or self.z.dtype == np.float64:
             wide = self.z.astype(np.float64, copy=False)
-            return np.asarray(wide @ np.swapaxes(wide, -1, -2))
-        if self.z.dtype == np.float64:
-            return np.asarray(np.swapaxes(self.z, -1, -2) @ self.z)
+            flipped = np.swapaxes(wide, -1, -2)
+            return np.asarray(flipped @ wide if self.tall else wide @ flipped)
         total = np.zeros((*self.z.shape[:-2], d, d))
         for first in range(0, n, _CHUNK):
             chunk = self.z[..., first : first + _CHUNK, :]
@@ -68,6 +81,8 @@ class Rows:
             grad = (grad - along * self.z) / safe
         if self.center:
             grad = grad - grad.mean(axis=-2, keepdims=True)
+        if self.exponent.any():
+            grad = np.ldexp(grad, -self.exponent)
         return cast(grad.reshape(self.given.shape), float_dtype(self.given))
 
 
@@ -75,21 +90,35 @@ def rows_of(func: str, x: Array, center: Any, normalize: Any, *, name: str = "x"
     backend = backend_of(func, **{name: x})
     refuse_cuda(func, backend, name)
     center, normalize = check_flag(func, "center", center), check_flag(func, "normalize", normalize)
-    given = as_rows(func, name, x, least)
-    z = given
+    given, exponent = as_rows(func, name, x, least)
+    z = np.ldexp(given, -exponent) if exponent.any() else given
     if center:
-        z = z - z.mean(axis=-2, keepdims=True, dtype=np.float64).astype(z.dtype)
+        z = _centred(z)
     norms = None
     if normalize:
         z, norms = _unit_rows(z, center)
-    return Rows(backend, given, z, norms, center)
+    return Rows(backend, given, exponent, z, norms, center)
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+    """Rows less their mean; what that has beyond the digits of float32 is taken off too."""
+    mean = x.mean(axis=-2, keepdims=True, dtype=np.float64)
+    first = x[..., :1, :]
+    if (first == x[..., -1:, :]).any():  # a mean of equal numbers may differ from them in the last place
+        mean = np.where((x == first).all(axis=-2, keepdims=True), first, mean)
+    rounded = mean.astype(x.dtype)
+    z = x - rounded
+    if x.dtype == np.float32:
+        z -= (mean - rounded).astype(x.dtype)
+    return np.asarray(z)
 
 
 def _unit_rows(z: np.ndarray, own: bool) -> tuple[np.ndarray, np.ndarray]:
     """Rows over their norms, and the norms; in place where z is not the caller's. Rows of zeros stay."""
     squares = np.einsum("...ij,...ij->...i", z, z, dtype=np.float64)[..., None]
     scale = np.ones_like(squares)
-    if not ((squares > 1e-200) & (squares < 1e200)).all():
+    bound = 1e200 if z.dtype == np.float64 else 1e70  # for the norm's inverse to be in range
+    if not ((squares > 1 / bound) & (squares < bound)).all():
         # squares that leave the range: by the largest first
         scale = np.abs(z).max(axis=-1, keepdims=True).astype(np.float64)
         scale[scale == 0] = 1
@@ -144,31 +173,41 @@ class CovarianceStream:
             raise ValueError(f"{func}: with `normalize` give the `mean` of an earlier pass instead of `center`")
         self._offset = np.zeros(size)
         if mean is not None:
-            self._offset = as_rows(func, "mean", np.atleast_2d(to_numpy(func, "mean", mean)))[0].astype(np.float64)
-            if self._offset.shape != (size,):
-                raise ValueError(f"{func}: `mean` must have shape ({size},), got {self._offset.shape}")
+            given = to_numpy(func, "mean", mean)
+            if given.shape != (size,):
+                raise ValueError(f"{func}: `mean` must have shape ({size},), got {given.shape}")
+            self._offset = as_rows(func, "mean", given[None])[0][0].astype(np.float64)
         self.count = 0
         self._mean, self._scatter = np.zeros(size), np.zeros((size, size))
 
     def update(self, x: Array) -> None:
         """Take in rows (n, d)."""
         func = "CovarianceStream.update"
-        given = rows_of(func, x, False, False).z
-        if given.ndim != 2 or given.shape[1] != len(self._mean):
-            raise ValueError(f"{func}: `x` must have shape (n, {len(self._mean)}), got {given.shape}")
-        z = given - self._offset
+        rows = rows_of(func, x, False, False, least=0)
+        if rows.z.ndim != 2 or rows.z.shape[1] != len(self._mean):
+            raise ValueError(f"{func}: `x` must have shape (n, {len(self._mean)}), got {rows.z.shape}")
+        if (rows.exponent > 500).any():
+            raise ValueError(f"{func}: `x` must be less than 1e150, whose squares are added up")
+        z = rows.given - self._offset
+        if len(z) == 0:
+            return
         if self.normalize:
             z, _ = _unit_rows(z, True)
-        mean = z.mean(axis=0) if self.center else np.zeros(len(self._mean))
-        centred = z - mean
-        self._merge(len(z), mean, centred.T @ centred)
+        # about a row that is there: equal rows have no scatter at all
+        about = z[0] if self.center else np.zeros(len(self._mean))
+        mean = (z - about).mean(axis=0) if self.center else about
+        centred = z - about - mean if self.center else z
+        self._merge(len(z), about + mean if self.center else about, centred.T @ centred)
 
     def merge(self, *others: CovarianceStream) -> None:
         """Take in what other streams of the same kind have seen."""
         for other in others:
+            if not isinstance(other, CovarianceStream):
+                raise TypeError(f"CovarianceStream.merge: streams are merged, got {type(other).__name__}")
             same = (other.center, other.normalize, len(other._mean)) == (self.center, self.normalize, len(self._mean))
             if not same or not (other._offset == self._offset).all():
                 raise ValueError("CovarianceStream.merge: the streams must be of the same kind and length")
+        for other in others:
             self._merge(other.count, other._mean, other._scatter)
 
     def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:

@@ -13,20 +13,25 @@ from typing import Any
 import numpy as np
 
 from .._backend import Array
-from .._validate import check_base, check_flag, check_positive
+from .._validate import check_base, check_choice, check_flag, check_positive
 from ..logits import logsumexp, softmax
 from ..neighbors._search import as_samples, check_same_dimension, check_same_length, samples_backend
 from ..transport._geometry import Geometry, PointCloud, as_geometry
+from ._operators import centre_of
 
 
 @dataclass(frozen=True)
 class RowSums:
-    """Log-sums over y for each x, and the gradients of weighted sums of them."""
+    """Log-sums over y for each x, and the gradients of weighted sums of them.
+
+    x and y are in a unit that makes the width about 1, from a point in their middle.
+    """
 
     geometry: Geometry
     x: np.ndarray
     y: np.ndarray
     width: float
+    unit: float
     masses: np.ndarray
     logs: np.ndarray
 
@@ -41,7 +46,7 @@ class RowSums:
             out = self.geometry.apply_plan(np.ones((1, n)), self.masses[None], f, g, eps, columns, transpose)
             return np.asarray(out[0].T)
 
-        rate, c = -2 / self.width, weights[:, None]
+        rate, c = -2 / self.width / self.unit, weights[:, None]
         # about the middle of y, so that nothing cancels that is far from the origin
         middle = self.y.mean(axis=0)
         x, y = self.x - middle, self.y - middle
@@ -50,12 +55,19 @@ class RowSums:
         return to_x, rate * (y * back[:, :1] - back[:, 1:])
 
 
-def row_sums(x: np.ndarray, y: np.ndarray, width: float, masses: np.ndarray | None = None) -> RowSums:
+def row_sums(func: str, x: np.ndarray, y: np.ndarray, width: float, masses: np.ndarray | None = None) -> RowSums:
     """With the terms of y multiplied by masses, which are positive."""
-    geometry = as_geometry("kernel", PointCloud(x, y))
+    exponent = int(np.frexp(math.sqrt(width))[1])
+    with np.errstate(over="ignore"):
+        near_x, near_y = (np.ldexp(points - centre_of(y), -exponent) for points in (x, y))
+    reach = max(float(np.abs(points).max()) for points in (near_x, near_y)) * math.sqrt(x.shape[1])
+    if not reach < 1e153:
+        raise ValueError(f"{func}: samples are {reach:.3g} widths apart, the square of which is beyond float64")
+    scaled = math.ldexp(width, -2 * exponent)
+    geometry = as_geometry("kernel", PointCloud(near_x, near_y))
     given = np.ones(len(y)) if masses is None else masses
-    soft = geometry.softmin(np.log(given)[None], np.array([width]), False)[0]
-    return RowSums(geometry, x, y, width, given, -soft / width)
+    soft = geometry.softmin(np.log(given)[None], np.array([scaled]), False)[0]
+    return RowSums(geometry, near_x, near_y, scaled, math.ldexp(1.0, exponent), given, -soft / scaled)
 
 
 # Where the others' sum is below these beside a point's own term, their distances are looked at one by one: for values
@@ -95,7 +107,7 @@ def pull_others(sums: RowSums, weights: np.ndarray) -> np.ndarray:
     to_x, to_y = sums.pull(np.where(near, weights * np.exp(sums.logs) / np.where(near, np.expm1(sums.logs), 1.0), 0.0))
     grad = to_x + to_y
     for some, scores in _lonely(sums, _NEARLY_ALONE):
-        shares = weights[some, None] * softmax(scores, axis=1) * (-2 / sums.width)
+        shares = weights[some, None] * softmax(scores, axis=1) * (-2 / sums.width / sums.unit)
         moves = shares[..., None] * (sums.x[some, None] - sums.x)
         np.add.at(grad, some, moves.sum(axis=1))
         grad -= moves.sum(axis=0)
@@ -143,8 +155,8 @@ def divergence_terms(
     check_same_dimension(func, ("x", "y"), a, b)
     width = 4 * _check_sigma(func, "sigma", sigma) ** 2
     n, m = len(a), len(b)
-    terms = [Term(-2.0, (row_sums(a, b, width),), (1.0,))]
-    terms += [Term(1.0, (row_sums(p, p, width),), (1.0,), bool(unbiased)) for p in (a, b)]
+    terms = [Term(-2.0, (row_sums(func, a, b, width),), (1.0,))]
+    terms += [Term(1.0, (row_sums(func, p, p, width),), (1.0,), bool(unbiased)) for p in (a, b)]
     less = 1 if unbiased else 0
     constant = 2 * math.log(n * m) - math.log(n * (n - less)) - math.log(m * (m - less))
     return terms, constant, log_base
@@ -182,12 +194,12 @@ def cauchy_schwarz_divergence(
     Raises
     ------
     TypeError, ValueError
-        For samples that are not finite or of different dimensions, and sigma that is not positive.
+        For samples that are not finite, of different dimensions or 1e153 widths apart, and sigma that is not positive.
 
     Notes
     -----
     Log-sums over tiles: O(n + m) memory, n^2 + n m + m^2 kernels in O(d) time each. Samples that are far apart beside
-    sigma have a large divergence, about ``|distance|^2 / (2 sigma^2)``, and never an infinite one. :func:`entropic.vjp`
+    sigma have a large divergence, about ``|distance|^2 / (2 sigma^2)``, and not an infinite one. :func:`entropic.vjp`
     has the gradients. Backends: CPU.
 
     References
@@ -211,11 +223,11 @@ def information_terms(
 ) -> tuple[list[Term], float, float]:
     func = "cauchy_schwarz_mutual_information"
     log_base = check_base(func, base)
-    a, b = (s / (2 * w) for s, w in _pairs(func, ("x", "y"), (x, y), (sigma_x, sigma_y)))
-    of_x, of_y = row_sums(a, a, 1.0), row_sums(b, b, 1.0)
+    a, b = ((s - centre_of(s)) / (2 * w) for s, w in _pairs(func, ("x", "y"), (x, y), (sigma_x, sigma_y)))
+    of_x, of_y = row_sums(func, a, a, 1.0), row_sums(func, b, b, 1.0)
     both = np.hstack([a, b])
     terms = [
-        Term(1.0, (row_sums(both, both, 1.0),), (1.0,)),
+        Term(1.0, (row_sums(func, both, both, 1.0),), (1.0,)),
         Term(1.0, (of_x,), (1.0,)),
         Term(1.0, (of_y,), (1.0,)),
         Term(-2.0, (of_x, of_y), (1.0, 1.0)),
@@ -284,17 +296,17 @@ def conditional_terms(
 ) -> tuple[list[Term], float, float]:
     func = "cauchy_schwarz_conditional"
     log_base = check_base(func, base)
-    if denominator not in ("squares", "square"):
-        raise ValueError(f'{func}: `denominator` must be "squares" or "square", got {denominator!r}')
+    check_choice(func, "denominator", denominator, ("squares", "square"))
     widths = (sigma_x, sigma_y, sigma_y)
     (a, wide), (b, narrow), (c, _) = _pairs(func, ("x", "y", "z"), (x, y, z), widths)
     check_same_dimension(func, ("y", "z"), b, c)
-    a, b, c = a / (2 * wide), b / (2 * narrow), c / (2 * narrow)
+    middle = centre_of(b)
+    a, b, c = (a - centre_of(a)) / (2 * wide), (b - middle) / (2 * narrow), (c - middle) / (2 * narrow)
     first, second = np.hstack([a, b]), np.hstack([a, c])
     squares = denominator == "squares"
-    below, sign = row_sums(a, a, 0.5 if squares else 1.0), -1.0 if squares else -2.0
+    below, sign = row_sums(func, a, a, 0.5 if squares else 1.0), -1.0 if squares else -2.0
     terms = [
-        Term(factor, (row_sums(p, q, 1.0), below), (1.0, sign))
+        Term(factor, (row_sums(func, p, q, 1.0), below), (1.0, sign))
         for factor, p, q in ((-2.0, first, second), (1.0, first, first), (1.0, second, second))
     ]
     return terms, 0.0, log_base
@@ -306,8 +318,9 @@ def cauchy_schwarz_conditional(
 ) -> float:  # fmt: skip
     """Cauchy-Schwarz divergence of what two variables are given x: of p(y | x) and p(z | x) under kernel densities.
 
-    With the kernels K of x, and L of y with y, of z with z and of y with z, and with D_j = sum_i K_ij^2, it is -2 log
-    sum_j (sum_i K_ij L^yz_ij) / D_j + log sum_j (sum_i K_ij L^yy_ij) / D_j + log sum_j (sum_i K_ij L^zz_ij) / D_j.
+    With the kernels K_ji of x_j and x_i, L^yz_ji of y_j and z_i, L^yy and L^zz likewise, and D_j = sum_i K_ji^2, it is
+    -2 log sum_j (sum_i K_ji L^yz_ji) / D_j + log sum_j (sum_i K_ji L^yy_ji) / D_j + log sum_j (sum_i K_ji L^zz_ji) /
+    D_j. Both orders of y and z are estimates of one divergence, and differ.
 
     Parameters
     ----------
@@ -376,7 +389,7 @@ def kde_problem(x: Array, *, sigma: Any, leave_one_out: Any = True, base: Any = 
     samples = as_samples(func, "x", x, 2 if leave_one_out else 1)
     width = _check_sigma(func, "sigma", sigma)
     n, d = samples.shape
-    sums = row_sums(samples, samples, 2 * width**2)
+    sums = row_sums(func, samples, samples, 2 * width**2)
     logs = others(sums) if leave_one_out else sums.logs
     log_norm = math.log(n - 1 if leave_one_out else n) + d / 2 * math.log(2 * math.pi) + d * math.log(width)
     return DensityProblem(sums, logs, log_norm, log_base)
@@ -401,7 +414,7 @@ def kde_entropy(x: Array, *, sigma: float, leave_one_out: bool = True, base: flo
     Returns
     -------
     float
-        Finite for any samples: those that are far from all others count by the square of their distance.
+        Finite up to distances of 1e153 widths: samples that are far from all others count by the square of that.
 
     Raises
     ------
@@ -451,13 +464,14 @@ def mixture_problem(means: Array, *, sigma: Any, weights: Any = None, base: Any 
     n, d = samples.shape
     shares = np.full(n, 1.0 / n)
     if weights is not None:
-        shares = as_samples(func, "weights", weights)[:, 0]
-        if shares.shape != (n,) or (shares < 0).any() or not shares.sum() > 0:
+        given = as_samples(func, "weights", weights)
+        if given.shape != (n, 1) or (given < 0).any() or not given.any():
             raise ValueError(f"{func}: `weights` must be {n} numbers that are not negative with a positive sum")
+        shares = given[:, 0] / given.max()
     present = shares > 0
     samples, shares = samples[present], shares[present] / shares.sum()
     own = d / 2 * (math.log(2 * math.pi) + 1) + d * math.log(width)
-    lower, upper = (row_sums(samples, samples, factor * width**2, shares) for factor in (8, 2))
+    lower, upper = (row_sums(func, samples, samples, factor * width**2, shares) for factor in (8, 2))
     return MixtureProblem(lower, upper, present, shares, own, log_base)
 
 

@@ -12,11 +12,11 @@ Product = Callable[[np.ndarray], np.ndarray]
 def _orthonormal(block: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """An orthonormal basis of a block that is orthogonal to `basis` up to rounding.
 
-    Where the block has nothing left in some direction, that is what rounding put there, cleaned of `basis`.
+    Where the block has little left in some direction, rounding is a part of that, which is cleaned of `basis`.
     """
     q, r = np.linalg.qr(block)
     diagonal = np.abs(np.diag(r))
-    if diagonal.min() <= 1e-8 * max(diagonal.max(), 1e-300):
+    if diagonal.min() <= 1e-3 * max(diagonal.max(), 1e-300):
         for _ in range(2):
             q = np.linalg.qr(q - basis @ (basis.T @ q))[0]
     return np.asarray(q)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
-from .._validate import check_base, check_integer, check_number, check_positive
+from .._validate import check_base, check_flag, check_integer, check_number, check_positive
 from ._covariance import CovarianceStream, Rows, as_rows, rows_of
 
 # Eigenvalues (..., m) of a symmetric matrix, ascending, to a value (...) and its derivatives (..., m).
@@ -24,6 +24,10 @@ def xlogx(p: np.ndarray) -> np.ndarray:
 def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a / b, and 0 where b is 0."""
     return np.asarray(np.divide(a, b, where=b > 0, out=np.zeros(np.broadcast_shapes(a.shape, b.shape))))
+
+
+# Orders above it give the value of infinity to rounding, and their powers only the rounding of logarithms.
+_NEARLY_INFINITE = 1e12
 
 
 # ---- measures --------------------------------------------------------------------------------------------------------
@@ -42,6 +46,8 @@ def renyi(order: float) -> Measure:
     """log(sum p^a) / (1 - a)."""
     if order == 1:
         return shannon
+    if order > _NEARLY_INFINITE:
+        order = math.inf
 
     def measure(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         total = q.sum(axis=-1, keepdims=True)
@@ -60,18 +66,21 @@ def renyi(order: float) -> Measure:
             log_top = np.where(np.isfinite(log_top), log_top, 0.0)
             sums = np.exp(order * (logs - log_top)).sum(axis=-1, keepdims=True)
             log_sum = np.where(sums > 0, np.log(np.where(sums > 0, sums, 1.0)) + order * log_top, 0.0)
-        rates = np.where(p > 0, np.expm1((order - 1) * np.where(p > 0, logs, 0.0) - log_sum), 0.0)
-        return log_sum[..., 0] / (1 - order), np.where(p > 0, _over(order * rates / (1 - order), total), 0.0)
+        rates = np.expm1(np.where(p > 0, (order - 1) * np.where(p > 0, logs, 0.0) - log_sum, 0.0))
+        return log_sum[..., 0] / (1 - order) + 0.0, np.where(p > 0, _over(order * rates / (1 - order), total), 0.0)
 
     return measure
 
 
 def _effective_rank(power: float) -> Measure:
     def measure(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        entropy, slope = shannon(q ** (power / 2))
-        rank = np.where(q.sum(axis=-1) > 0, np.exp(entropy), 0.0)
-        inner = np.where(q > 0, power / 2 * np.where(q > 0, q, 1.0) ** (power / 2 - 1), 0.0)
-        return rank, rank[..., None] * slope * inner
+        top = q.max(axis=-1, keepdims=True)
+        share = _over(q, top)
+        entropy, slope = shannon(share ** (power / 2))
+        rank = np.where(top[..., 0] > 0, np.exp(entropy), 0.0)
+        inner = np.where(share > 0, power / 2 * np.where(share > 0, share, 1.0) ** (power / 2 - 1), 0.0)
+        # of x / max x, whose derivative to x has a second part that vanishes: the rank does not depend on the scale
+        return rank, _over(rank[..., None] * slope * inner, top)
 
     return measure
 
@@ -109,14 +118,19 @@ def _decay(count: int | None) -> Measure:
         top = q[..., ::-1][..., :m]
         slope = np.zeros_like(q)
         slope[..., q.shape[-1] - m :] = _over(x, top)[..., ::-1]
-        return np.log(top, where=top > 0, out=np.full(top.shape, -np.inf)) @ x, slope
+        logs = np.log(top, where=top > 0, out=np.zeros_like(top))
+        return np.where((top > 0).all(axis=-1), logs @ x, -np.inf), slope
 
     return measure
 
 
-def _log_det(scale: float) -> Measure:
+def _log_det(log_scale: np.ndarray) -> Measure:
+    """(1/2) sum log(1 + scale q), with a scale for each matrix."""
+
     def measure(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return 0.5 * np.log1p(scale * q).sum(axis=-1), 0.5 * scale / (1 + scale * q)
+        logs = np.log(q, where=q > 0, out=np.full_like(q, -np.inf))
+        with np.errstate(over="ignore"):
+            return 0.5 * np.logaddexp(0.0, logs + log_scale).sum(axis=-1), 0.5 / (np.exp(-log_scale) + q)
 
     return measure
 
@@ -131,6 +145,12 @@ def divided(measure: Measure, by: float) -> Measure:
     return scaled if by != 1 else measure
 
 
+def settled(eigenvalues: np.ndarray) -> np.ndarray:
+    """Those that are 0 but for rounding, on either side of it, are 0."""
+    rounding = 2e-15 * math.sqrt(eigenvalues.shape[-1]) * eigenvalues.max(axis=-1, keepdims=True, initial=0.0)
+    return np.where(eigenvalues > rounding, eigenvalues, 0.0)
+
+
 # ---- problems --------------------------------------------------------------------------------------------------------
 
 
@@ -142,18 +162,19 @@ class MatrixProblem:
     measure: Measure
     rows: Rows | None
     matrix: np.ndarray
+    exponent: Any = 0
+    """The matrix is in units of two to this power, (..., 1, 1)."""
 
     def wrapped(self, value: np.ndarray) -> Any:
         return float(value) if value.ndim == 0 else self.backend.wrap(value)
 
     def value(self) -> Any:
-        eigenvalues = np.maximum(np.linalg.eigvalsh(self.matrix), 0.0)
-        return self.wrapped(self.measure(eigenvalues)[0])
+        return self.wrapped(self.measure(settled(np.linalg.eigvalsh(self.matrix)))[0])
 
     def value_and_slope(self) -> tuple[Any, np.ndarray]:
         """The value, and its gradient to the matrix: V diag(slope) V', one and the same for any basis of equal ones."""
         eigenvalues, vectors = np.linalg.eigh(self.matrix)
-        value, slope = self.measure(np.maximum(eigenvalues, 0.0))
+        value, slope = self.measure(settled(eigenvalues))
         return self.wrapped(value), (vectors * slope[..., None, :]) @ np.swapaxes(vectors, -1, -2)
 
     def pull(self, to_matrix: np.ndarray) -> np.ndarray:
@@ -164,21 +185,22 @@ class MatrixProblem:
 
 
 def rows_problem(
-    func: str, x: Any, center: Any, normalize: Any, measure: Measure, usual: tuple[bool, bool]
+    func: str, x: Any, center: Any, normalize: Any, measure: Measure, usual: tuple[bool, bool], exact: bool = False
 ) -> MatrixProblem:
     """Of rows, or of a stream of them, which has options of its own."""
     if isinstance(x, CovarianceStream):
-        if center not in (None, x.center) or normalize not in (None, x.normalize):
-            raise ValueError(f"{func}: `center` and `normalize` are those of the stream, got {center} and {normalize}")
+        for name, option, own in (("center", center, x.center), ("normalize", normalize, x.normalize)):
+            if option is not None and check_flag(func, name, option) != own:
+                raise ValueError(f"{func}: `{name}` is that of the stream, {own}, got {option}")
         matrix = x.matrix() * x.count
         return MatrixProblem(backend_of(func, x=matrix), measure, None, matrix)
     center, normalize = usual[0] if center is None else center, usual[1] if normalize is None else normalize
     rows = rows_of(func, x, center, normalize)
-    return MatrixProblem(rows.backend, measure, rows, rows.gram())
+    return MatrixProblem(rows.backend, measure, rows, rows.gram(exact))
 
 
 def check_order(func: str, order: Any) -> float:
-    value = check_number(func, "order", order) if order != math.inf else math.inf
+    value = math.inf if isinstance(order, float) and order == math.inf else check_number(func, "order", order)
     if not value > 0:
         raise ValueError(f"{func}: `order` must be positive, got {order!r}")
     return value
@@ -188,8 +210,9 @@ def matrix_entropy_problem(
     x: Any, *, order: Any = 1.0, center: Any = None, normalize: Any = None, base: Any = None
 ) -> MatrixProblem:
     func = "matrix_entropy"
-    measure = divided(renyi(check_order(func, order)), check_base(func, base))
-    return rows_problem(func, x, center, normalize, measure, (True, True))
+    value = check_order(func, order)
+    measure = divided(renyi(value), check_base(func, base))
+    return rows_problem(func, x, center, normalize, measure, (True, True), exact=value < 1)
 
 
 def matrix_entropy(
@@ -247,17 +270,20 @@ def von_neumann_problem(rho: Array, *, order: Any = 1.0, base: Any = None) -> Ma
     backend = backend_of(func, rho=rho)
     refuse_cuda(func, backend, "rho")
     measure = divided(renyi(check_order(func, order)), check_base(func, base))
-    matrix = as_rows(func, "rho", rho).astype(np.float64)
-    if matrix.shape[-1] != matrix.shape[-2]:
-        raise ValueError(f"{func}: `rho` must have shape (..., n, n), got {matrix.shape}")
-    largest = np.abs(matrix).max(initial=0.0)
-    if not (np.abs(matrix - np.swapaxes(matrix, -1, -2)) <= 1e-6 * largest).all():
+    given, exponent = as_rows(func, "rho", rho)
+    if given.shape[-1] != given.shape[-2]:
+        raise ValueError(f"{func}: `rho` must have shape (..., n, n), got {given.shape}")
+    matrix = np.ldexp(given.astype(np.float64), -exponent)
+    flipped = np.swapaxes(matrix, -1, -2)
+    allowed = 1e-6 * np.abs(matrix).max(axis=(-2, -1), keepdims=True)
+    if not (np.abs(matrix - flipped) <= allowed).all():
         raise ValueError(f"{func}: `rho` must be symmetric")
-    matrix = (matrix + np.swapaxes(matrix, -1, -2)) / 2
-    least = float(np.linalg.eigvalsh(matrix).min(initial=0.0))
-    if least < -1e-6 * largest:
-        raise ValueError(f"{func}: `rho` must not have negative eigenvalues, got {least:.3g}")
-    return MatrixProblem(backend, measure, None, matrix)
+    matrix = (matrix + flipped) / 2
+    eigenvalues = np.linalg.eigvalsh(matrix)
+    if (eigenvalues < -allowed[..., 0]).any():
+        share = float((eigenvalues / allowed[..., 0]).min()) * 1e-6
+        raise ValueError(f"{func}: `rho` must not have negative eigenvalues, got {share:.3g} times its largest entry")
+    return MatrixProblem(backend, measure, None, matrix, exponent)
 
 
 def von_neumann_entropy(rho: Array, *, order: float = 1.0, base: float | None = None) -> Any:
@@ -295,8 +321,8 @@ def von_neumann_entropy(rho: Array, *, order: float = 1.0, base: float | None = 
 
 def effective_rank_problem(x: Any, *, power: Any = 1.0, center: Any = None, normalize: Any = None) -> MatrixProblem:
     func = "effective_rank"
-    measure = _effective_rank(check_positive(func, "power", power))
-    return rows_problem(func, x, center, normalize, measure, (False, False))
+    value = check_positive(func, "power", power)
+    return rows_problem(func, x, center, normalize, _effective_rank(value), (False, False), exact=value < 2)
 
 
 def effective_rank(x: Any, *, power: float = 1.0, center: bool | None = None, normalize: bool | None = None) -> Any:
@@ -324,8 +350,9 @@ def effective_rank(x: Any, *, power: float = 1.0, center: bool | None = None, no
 
     Notes
     -----
-    Singular values are roots of the eigenvalues of the smaller side: those below 1e-8 of the largest are not resolved,
-    of which n could add up to n 1e-8 log(1e8) to the entropy. Cost as :func:`matrix_entropy`. Backends: CPU.
+    Singular values are roots of the eigenvalues of the smaller side: those below some 1e-7 of the largest are rounding,
+    and count as 0; n of them could add n 1e-7 log(1e7) to the entropy. float32 rows are multiplied in float64. Cost as
+    :func:`matrix_entropy`. Backends: CPU.
 
     References
     ----------
@@ -464,7 +491,7 @@ def stable_rank(x: Any, *, center: bool | None = None, normalize: bool | None = 
 def decay_problem(x: Any, *, count: Any = None, center: Any = None, normalize: Any = None) -> MatrixProblem:
     func = "spectral_decay"
     most = None if count is None else check_integer(func, "count", count, 2)
-    problem = rows_problem(func, x, center, normalize, _decay(most), (True, False))
+    problem = rows_problem(func, x, center, normalize, _decay(most), (True, False), exact=True)
     if problem.matrix.shape[-1] < 2:
         raise ValueError(f"{func}: a slope needs at least two eigenvalues, got {problem.matrix.shape[-1]}")
     return problem
@@ -487,7 +514,7 @@ def spectral_decay(
     Returns
     -------
     float, or array of float64 of the batch's shape
-        -a for eigenvalues in proportion to i^-a; -inf where a fitted eigenvalue is 0.
+        -a for eigenvalues in proportion to i^-a; -inf where a fitted eigenvalue is 0, but for rounding.
 
     Raises
     ------
@@ -496,8 +523,8 @@ def spectral_decay(
 
     Notes
     -----
-    Cost as :func:`matrix_entropy`. Centring leaves n - 1 eigenvalues that are not rounding: choose `count` below it
-    where n <= d. Backends: CPU.
+    Cost as :func:`matrix_entropy`, with float32 rows multiplied in float64. Centring leaves n - 1 eigenvalues that are
+    not 0: choose `count` below n where n <= d. Backends: CPU.
 
     Examples
     --------
@@ -512,8 +539,10 @@ def spectral_decay(
 
 
 def _rate_problem(func: str, rows: Rows, size: float, eps: Any, base: Any) -> MatrixProblem:
-    scale = rows.z.shape[-1] / (size * check_positive(func, "eps", eps) ** 2)
-    measure = divided(_log_det(scale), check_base(func, base))
+    distortion = check_positive(func, "eps", eps)
+    of_units = 2 * math.log(2) * rows.exponent[..., 0]
+    log_scale = math.log(rows.z.shape[-1]) - math.log(size) - 2 * math.log(distortion) + of_units
+    measure = divided(_log_det(log_scale), check_base(func, base))
     return MatrixProblem(rows.backend, measure, rows, rows.gram())
 
 
@@ -532,6 +561,8 @@ def memberships_of(func: str, labels: Any, n: int) -> np.ndarray:
     array = given if words else to_numpy(func, "labels", given)
     if array.ndim not in (1, 2) or len(array) != n:
         raise ValueError(f"{func}: `labels` must have {n} rows, one for each of `z`, got shape {array.shape}")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim == 1:
         if array.dtype.kind == "f":
             raise TypeError(f"{func}: labels must be integers, booleans or strings, got dtype {array.dtype}")
@@ -554,7 +585,7 @@ def class_problems(
         size = float(weights.sum())
         if size > 0:
             roots = np.sqrt(weights)[:, None]
-            weighted = rows_of(func, rows.z * roots, False, False)
+            weighted = replace(rows, z=rows.z * roots)
             classes.append((size / n, roots, _rate_problem(func, weighted, size, eps, base)))
     return classes
 
@@ -643,7 +674,6 @@ def coding_rate_reduction(z: Array, labels: Any, *, eps: float = 0.5, base: floa
     func = "coding_rate_reduction"
     rows = rate_rows(func, z)
     classes = class_problems(func, rows, labels, eps, base)
-    return float(
-        coding_rate_problem(func, rows, eps, base).value()
-        - sum(share * problem.value() for share, _, problem in classes)
-    )
+    whole = coding_rate_problem(func, rows, eps, base).value()
+    # concavity of log det; rounding could leave less
+    return max(0.0, float(whole - sum(share * problem.value() for share, _, problem in classes)))

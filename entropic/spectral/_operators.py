@@ -12,6 +12,9 @@ from .. import _core
 # Up to so many points the matrix is kept: 128 MiB.
 STORED = 4096
 
+# Rows of a stored matrix at a time, where there is more to do than a product.
+_ROWS = 256
+
 # Functions that a search begins with: linear ones, at most, and random ones, at least.
 _LINEAR, _RANDOM = 91, 4
 
@@ -46,7 +49,12 @@ class MatrixAffinity(Affinity):
         return np.asarray(self._matrix @ v)
 
     def product_and_squares(self, v: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.product(v), np.einsum("ij,ij,j->i", self._matrix, self._matrix, w)
+        # squared after they are scaled: affinities may be small beside those of other points
+        roots, sums = np.sqrt(w), np.empty(self.n)
+        for first in range(0, self.n, _ROWS):
+            scaled = self._matrix[first : first + _ROWS] * roots
+            sums[first : first + _ROWS] = np.einsum("ij,ij->i", scaled, scaled)
+        return self.product(v), sums
 
     def dense(self) -> np.ndarray:
         return self._matrix
@@ -197,12 +205,22 @@ def stored(affinity: Affinity, single: bool = False) -> Affinity:
     return kind(affinity.dense(single), affinity.positive)
 
 
+def centre_of(x: np.ndarray) -> np.ndarray:
+    """A median of some points, coordinate by coordinate."""
+    some = x[:: -(-len(x) // 9)]
+    return np.asarray(np.sort(some, axis=0)[len(some) // 2])
+
+
 def scaled_points(x: np.ndarray) -> tuple[np.ndarray, int]:
-    """Points less their centre, over a power of two that makes them at most 1, and its exponent."""
-    low, high = x.min(axis=0), x.max(axis=0)
-    centred = x / 2 - (low / 2 + (high / 2 - low / 2) / 2)
-    exponent = int(np.frexp(np.abs(centred).max(initial=0.0))[1])
-    return np.ldexp(centred, -exponent), exponent + 1
+    """Points less a centre, over a power of two that makes them at most 1, and its exponent.
+
+    Near that centre nothing is rounded away by other points that are far.
+    """
+    centre = centre_of(x)
+    shift = 1 if max(x.max(initial=0.0), -x.min(initial=0.0)) > 1e307 else 0  # whose differences are beyond the range
+    centred = x / 2 - centre / 2 if shift else x - centre
+    exponent = int(np.frexp(max(centred.max(initial=0.0), -centred.min(initial=0.0)))[1])
+    return np.ldexp(centred, -exponent), exponent + shift
 
 
 def first_functions(x: np.ndarray | None, affinity: Affinity, rng: np.random.Generator) -> np.ndarray:
@@ -226,13 +244,14 @@ def first_functions(x: np.ndarray | None, affinity: Affinity, rng: np.random.Gen
     return np.hstack([linear, random])[:, : max(n - 1, 1)]
 
 
-def point_affinity(x: np.ndarray, widths: Any, positive: bool) -> PointAffinity:
-    """exp(-|x_i - x_j|^2 / (w_i w_j)) for one width or one each.
+def point_affinity(x: np.ndarray, widths: Any, factor: float, positive: bool) -> PointAffinity:
+    """exp(-factor^2 |x_i - x_j|^2 / (w_i w_j)) for one width or one each.
 
     The rates 1 / w are kept finite by the scale of the points; beyond 1e150 times it all other points are infinitely
     far, as they are at 1e150.
     """
     points, exponent = scaled_points(x)
+    fractions, exponents = np.frexp(np.broadcast_to(np.asarray(widths, dtype=np.float64), (len(x),)))
     with np.errstate(over="ignore"):
-        rates = np.ldexp(1.0 / np.broadcast_to(np.asarray(widths, dtype=np.float64), (len(x),)), exponent)
+        rates = np.ldexp(factor / fractions, exponent - exponents)
     return PointAffinity(points, np.minimum(rates, 1e150), positive)

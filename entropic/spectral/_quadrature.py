@@ -14,8 +14,15 @@ from ._operators import Diffusion
 # Of stochastic intervals: more than the 99 % that is promised, for the bias of a quadrature with few nodes.
 _CONFIDENCE = 0.999
 
-# Nodes of a quadrature: at least, at most, and how many more at a time.
-_STEPS = range(4, 25, 2)
+
+def _steps(times: np.ndarray) -> range:
+    """Numbers of nodes to look at: x^t is a polynomial of degree sqrt(2 t log(1 / error)) but for that error."""
+    least = max(4, 2 * math.ceil(math.sqrt(18 * times.max()) / 4))
+    return range(least, max(48, 2 * least) + 1, 2)
+
+
+# Of `tol`, by which intervals are wider on each side: for errors so small that they say nothing in a few nodes.
+UNSEEN = 0.02
 
 # Vectors whose quadratures stand for the largest eigenvalues where many small problems are sampled: one step of
 # subspace iteration, from the constant function and random ones.
@@ -53,19 +60,20 @@ class Quadratures:
         first, rest = self._diagonal[0], self._between[0]
         return np.asarray(np.stack([np.ones_like(first), first, first**2 + rest**2]) * self._norms**2)
 
-    def rules(self) -> tuple[np.ndarray, np.ndarray]:
+    def rules(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Nodes and weights (columns, nodes)."""
-        steps, at = len(self._diagonal), np.arange(len(self._diagonal))
+        self.advance(steps)
+        at = np.arange(steps)
         t = np.zeros((len(self._norms), steps, steps))
-        t[:, at, at] = np.stack(self._diagonal, axis=1)
-        t[:, at[:-1], at[1:]] = t[:, at[1:], at[:-1]] = np.stack(self._between, axis=1)[:, :-1]
+        t[:, at, at] = np.stack(self._diagonal[:steps], axis=1)
+        t[:, at[:-1], at[1:]] = t[:, at[1:], at[:-1]] = np.stack(self._between[:steps], axis=1)[:, :-1]
         nodes, vectors = np.linalg.eigh(t)
         return nodes, self._norms[:, None] ** 2 * vectors[:, 0] ** 2
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Entropies in nats for each t, their variances with so many degrees of freedom, and what the last nodes changed.
+    """Entropies in nats for each t, their variances with so many degrees of freedom, and how half of the nodes differ.
 
     Estimates of independent problems add up, with factors: errors by chance as squares, and those of quadratures, which
     have a sign, as they are.
@@ -122,18 +130,22 @@ def sampled_entropies(
     design = np.column_stack([np.ones(controls.shape[1]), controls.T])
     inverse = np.linalg.pinv(design, rcond=1e-12)
     freedom = len(design) - np.linalg.matrix_rank(design, rtol=1e-12)
-    value = change = np.full(len(times), math.inf)
-    for steps in _STEPS:
-        quadratures.advance(steps)
-        nodes, weights = quadratures.rules()
+
+    def at(steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Entropies and the probes' parts of them, to first order: d (log S + T / S) = (dS (1 - T / S) + dT) / S."""
+        nodes, weights = quadratures.rules(steps)
         plain, surprise = _sums(np.abs(nodes), weights, times)
         total = head[0] + plain[:, :own].sum(axis=1) + plain[:, own:] @ inverse[0]
         mean = (head[1] + surprise[:, :own].sum(axis=1) + surprise[:, own:] @ inverse[0]) / total
-        change, value = np.log(total) + mean - value, np.log(total) + mean
+        each = (plain[:, own:] * (1 - mean)[:, None] + surprise[:, own:]) / total[:, None]
+        return np.log(total) + mean, each
+
+    for steps in _steps(times):
+        # An error that falls as slowly as 1 / nodes is no more than what half of the nodes differ by.
+        value, each = at(steps)
+        change = value - at(steps // 2)[0]
         if (np.abs(change) <= tol).all():
             break
-    # To first order in the errors of both sums: d (log S + T / S) = (dS (1 - T / S) + dT) / S.
-    each = (plain[:, own:] * (1 - mean)[:, None] + surprise[:, own:]) / total[:, None]
     residuals = each - each @ (design @ inverse).T
     variance = (residuals**2).sum(axis=1) / freedom * (inverse[0] ** 2).sum()
     return Estimate(value, variance, np.full(len(times), float(freedom)), change)

@@ -11,9 +11,10 @@ import numpy as np
 from .._backend import Array
 from .._validate import check_base, check_choice
 from ..neighbors._search import as_samples, check_same_length, samples_backend
-from ._diffusion import check_affinity, check_sigma
-from ._matrix import check_order, divided, renyi
+from ._diffusion import check_symmetric
+from ._matrix import check_order, divided, renyi, settled
 from ._operators import PointAffinity, point_affinity
+from ._width import check_sigma
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Variables:
     order: float
     log_base: float
     samples: list[np.ndarray] | None
+    given: list[Any]
+    """Widths as they were asked for."""
     widths: list[float]
     matrices: list[np.ndarray] | None
 
@@ -39,25 +42,22 @@ class Variables:
 
     def _points(self, which: tuple[int, ...]) -> PointAffinity:
         assert self.samples is not None
-        return point_affinity(np.hstack([self.samples[i] / self.widths[i] for i in which]), math.sqrt(2), positive=True)
+        points = np.hstack([self.samples[i] / self.widths[i] for i in which])
+        return point_affinity(points, 1.0, math.sqrt(0.5), positive=True)
 
     def entropy(self, which: tuple[int, ...]) -> float:
-        if self.order == 2:  # tr A^2 is a sum over the elements
-            return -math.log(self._square_sum(which) / self.n**2) / self.log_base
-        eigenvalues = np.maximum(np.linalg.eigvalsh(self.kernel(which)), 0.0)
+        if self.order == 2 and self.samples is not None:  # tr A^2 is a sum over the elements
+            ones = np.ones(self.n)
+            squares = math.fsum(self._points(which).product_and_squares(ones[:, None], ones)[1])
+            return max(0.0, -math.log(squares / self.n**2) / self.log_base)
+        eigenvalues = settled(np.linalg.eigvalsh(self.kernel(which)))
         return float(divided(renyi(self.order), self.log_base)(eigenvalues)[0])
-
-    def _square_sum(self, which: tuple[int, ...]) -> float:
-        if self.matrices is not None:
-            return float((self.kernel(which) ** 2).sum())
-        ones = np.ones(self.n)
-        return math.fsum(self._points(which).product_and_squares(ones[:, None], ones)[1])
 
     def slope(self, which: tuple[int, ...]) -> tuple[float, np.ndarray, np.ndarray]:
         """The entropy, its gradient to the kernel, and the kernel."""
         kernel = self.kernel(which)
         eigenvalues, vectors = np.linalg.eigh(kernel)
-        value, slope = divided(renyi(self.order), self.log_base)(np.maximum(eigenvalues, 0.0))
+        value, slope = divided(renyi(self.order), self.log_base)(settled(eigenvalues))
         return float(value), (vectors * slope) @ vectors.T, kernel
 
 
@@ -69,18 +69,21 @@ def variables_of(func: str, arrays: tuple[Array, ...], sigma: Any, order: Any, k
     samples = [as_samples(func, name, array) for name, array in zip(names, arrays, strict=True)]
     check_same_length(func, names, samples)
     if kernel == "precomputed":
-        return Variables(func, power, log_base, None, [], [_normalised(func, check_affinity(func, s)) for s in samples])
+        if not isinstance(sigma, str) or sigma != "median":
+            raise ValueError(f'{func}: `sigma` is not for kernel="precomputed", got {sigma!r}')
+        matrices = [_normalised(func, check_symmetric(func, name, s)) for name, s in zip(names, samples, strict=True)]
+        return Variables(func, power, log_base, None, [], [], matrices)
     given = list(sigma) if isinstance(sigma, list | tuple) else [sigma] * len(samples)
     if len(given) != len(samples):
         raise ValueError(f"{func}: `sigma` must be one width or {len(samples)}, got {len(given)}")
     widths = [check_sigma(func, width, s) for width, s in zip(given, samples, strict=True)]
-    return Variables(func, power, log_base, samples, widths, None)
+    return Variables(func, power, log_base, samples, given, widths, None)
 
 
 def _normalised(func: str, matrix: np.ndarray) -> np.ndarray:
-    roots = np.sqrt(np.diag(matrix))
-    if not (roots > 0).all():
+    if not (np.diag(matrix) > 0).all():
         raise ValueError(f"{func}: kernels must have a positive diagonal")
+    roots = np.sqrt(np.diag(matrix))
     return np.asarray(matrix / roots[:, None] / roots)
 
 

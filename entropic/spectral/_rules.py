@@ -13,10 +13,12 @@ from .._vjp import Pullback, cotangent_of, rule_for
 from ..logits import softmax
 from ..logits._functions import cast, float_dtype
 from . import _density, _diffusion, _matrix, _renyi
-from ._covariance import Rows
+from ._covariance import CovarianceStream, Rows
 from ._density import RowSums, Term, pull_others
 from ._matrix import MatrixProblem, shannon
-from ._operators import Affinity, Diffusion
+from ._operators import Affinity, Diffusion, centre_of
+from ._spectrum import settled_magnitudes
+from ._width import pull_width
 
 
 def _as_given(grad: np.ndarray, given: Any) -> Any:
@@ -30,13 +32,15 @@ def _as_given(grad: np.ndarray, given: Any) -> Any:
 def _register(func: Callable[..., Any], problem_of: Callable[..., MatrixProblem], name: str) -> None:
     @rule_for(func)
     def rule(x: Any, *, wrt: tuple[str, ...], **options: Any) -> tuple[Any, Pullback]:
+        if isinstance(x, CovarianceStream):
+            raise TypeError(f"vjp of {name}: a stream has no gradient, pass the rows")
         problem = problem_of(x, **options)
         value, slope = problem.value_and_slope()
 
         def pullback(g: Any) -> tuple[Any, ...]:
             to_matrix = slope * cotangent_of(name, g, np.shape(value))[..., None, None]
             if problem.rows is None:
-                return (_as_given(to_matrix, x),)
+                return (_as_given(np.ldexp(to_matrix, -np.asarray(problem.exponent)), x),)
             return (problem.backend.wrap(problem.pull(to_matrix)),)
 
         return value, pullback
@@ -97,8 +101,8 @@ def _coding_rate_reduction(
 
 def _through_kernel(x: np.ndarray, weights: np.ndarray, sigma: float) -> np.ndarray:
     """Gradient to x from that to K_ij = exp(-|x_i - x_j|^2 / (2 sigma^2)), times K: symmetric `weights`."""
-    centred = x - x.mean(axis=0)
-    return np.asarray(-2 / sigma**2 * (centred * weights.sum(axis=1)[:, None] - weights @ centred))
+    unit = (x - centre_of(x)) / sigma
+    return np.asarray(-2 / sigma * (unit * weights.sum(axis=1)[:, None] - weights @ unit))
 
 
 def _to_affinity(affinity: Affinity, diffusion: Diffusion, alpha: float, to_k: np.ndarray) -> np.ndarray:
@@ -128,10 +132,11 @@ class _DenseEntropy:
 
     def pull(self, cotangent: np.ndarray) -> np.ndarray:
         """Gradient to the points, or to the affinities that were given; `cotangent` for each t."""
-        magnitudes = np.abs(self.eigenvalues)
-        slope = np.zeros(len(magnitudes))
+        settled, rounding = settled_magnitudes(self.eigenvalues)
+        slope = np.zeros(len(settled))
         for t, g in zip(self.times, cotangent, strict=True):
             if t > 0:
+                magnitudes = settled if t >= 1 else np.where(settled > rounding, settled, 0.0)
                 inner = np.where(magnitudes > 0, t * np.where(magnitudes > 0, magnitudes, 1.0) ** (t - 1), 0.0)
                 slope += g / self.problem.log_base * shannon(magnitudes**t)[1] * inner * np.sign(self.eigenvalues)
         to_k = (self.vectors * slope) @ self.vectors.T
@@ -163,7 +168,8 @@ def _diffusion_spectral_entropy(
         points, kept = _diffusion.check_kernel(func, x, kernel, sigma, 1)
         problem = _diffusion.problem_of(func, kept, t, alpha, base, "dense", 1.0, None)
         cotangent = np.atleast_1d(cotangent_of(func, g, np.shape(value)))
-        return (_as_given(_DenseEntropy(problem, points).pull(cotangent), x),)
+        grad = _DenseEntropy(problem, points).pull(cotangent)
+        return (_as_given(pull_width(points, sigma, grad) if kept.name == "gaussian" else grad, x),)
 
     return value, pullback
 
@@ -191,7 +197,7 @@ def _diffusion_spectral_mutual_information(
                 grad[np.ix_(rows, rows)] += part
             else:
                 grad[rows] += part
-        return (_as_given(grad, x),)
+        return (_as_given(pull_width(points, sigma, grad) if kept.name == "gaussian" else grad, x),)
 
     return shaped, pullback
 
@@ -206,7 +212,7 @@ def _renyi_gradients(variables: _renyi.Variables, parts: list[tuple[float, tuple
         value += factor * entropy
         for i in which:
             grads[i] += _through_kernel(samples[i], factor * slope * kernel, variables.widths[i])
-    return value, grads
+    return value, [pull_width(x, sigma, grad) for x, sigma, grad in zip(samples, variables.given, grads, strict=True)]
 
 
 def _renyi_rule(func: Callable[..., Any], name: str, information: bool) -> None:

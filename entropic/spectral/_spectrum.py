@@ -10,14 +10,15 @@ import numpy as np
 from ._bounds import Tail, compressed_interval, entropy_of, tail_interval, widened
 from ._lanczos import BlockLanczos
 from ._operators import Affinity, Diffusion, MatrixAffinity, first_functions, stored
-from ._quadrature import Quadratures, orthogonal_probes, sampled_entropies
+from ._quadrature import UNSEEN, Quadratures, orthogonal_probes, sampled_entropies
 
 _BASIS_BYTES = 64e6
 
 # Below so many points there is nothing to search for.
 _FEWEST = 64
 
-_PROBES = 32
+# Random vectors: at first, and where that is too few.
+_PROBES = (32, 128)
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,22 @@ class Spectrum:
     converged: bool
 
 
-def dense_spectrum(diffusion: Diffusion, times: np.ndarray) -> Spectrum:
+def settled_magnitudes(eigenvalues: np.ndarray) -> tuple[np.ndarray, float]:
+    """Magnitudes, of which those that are 1 but for rounding are 1, and what rounding may be."""
+    rounding = 2e-15 * math.sqrt(len(eigenvalues))
+    magnitudes = np.abs(eigenvalues)
+    return np.where(magnitudes > 1 - rounding, 1.0, magnitudes), rounding
+
+
+def dense_spectrum(diffusion: Diffusion, times: np.ndarray, tol: float) -> Spectrum:
     eigenvalues = np.linalg.eigvalsh(diffusion.dense())[::-1]
-    values = np.array([entropy_of(np.abs(eigenvalues) ** t) for t in times])
-    return Spectrum(values, values, values, "dense", eigenvalues, True)
+    magnitudes, rounding = settled_magnitudes(eigenvalues)
+    # For t < 1 eigenvalues that rounding hides may count: from 0, which is the value, to all that it can hide.
+    clear = np.where(magnitudes > rounding, magnitudes, 0.0)
+    values = np.array([entropy_of((magnitudes if t >= 1 else clear) ** t) for t in times])
+    most = np.array([entropy_of(np.maximum(magnitudes, rounding) ** t) for t in times])
+    upper = np.where(times >= 1, values, np.maximum(most, values))
+    return Spectrum(values, values, upper, "dense", eigenvalues, bool((upper - values <= tol).all()))
 
 
 class _Bounds:
@@ -45,12 +58,12 @@ class _Bounds:
         self.times, self.n = times, n
         self.lower = np.zeros(len(times))
         self.upper = np.full(len(times), math.log(n))
-        # Of everything below in floating point: sums of n products, each within a few units of 1e-16.
-        self._rounding = 1e-13 * (1 + math.log(n))
+        # Of everything below in floating point: sums of n products, each within a few units of 1e-16, to the power t.
+        self._rounding = 1e-13 * (1 + math.log(n)) * np.maximum(1.0, times / 50)
 
     def meet(self, i: int, interval: tuple[float, float]) -> None:
-        self.lower[i] = max(self.lower[i], interval[0] - self._rounding)
-        self.upper[i] = min(self.upper[i], interval[1] + self._rounding)
+        self.lower[i] = max(self.lower[i], interval[0] - self._rounding[i])
+        self.upper[i] = min(self.upper[i], interval[1] + self._rounding[i])
 
     def width(self) -> float:
         return float((self.upper - self.lower).max())
@@ -165,17 +178,22 @@ def lanczos_spectrum(search: _Certified, tol: float, rng: np.random.Generator) -
     traces = np.array([
         n - len(found), search.diffusion.trace - found.sum(), search.square_trace - (found**2).sum()
     ])  # fmt: skip
-    probes = Quadratures(search.diffusion.product, orthogonal_probes(vectors, _PROBES, rng))
     magnitudes = np.minimum(np.abs(found), 1.0)
-    estimate = sampled_entropies(probes, magnitudes, 0, traces, search.times, tol / 20)
-    value, reach = estimate.value, estimate.reach() + 1e-12 * (1 + math.log(n))
+    for probes in _PROBES:
+        quadratures = Quadratures(search.diffusion.product, orthogonal_probes(vectors, probes, rng))
+        estimate = sampled_entropies(quadratures, magnitudes, 0, traces, search.times, tol / 8)
+        value, reach = estimate.value, estimate.reach() + UNSEEN * tol
+        # more probes help where chance is what is left
+        if (2 * reach <= tol).all() or (2 * np.abs(estimate.change) > tol / 2).any():
+            break
     lower, upper = search.bounds.lower, search.bounds.upper
     # Where both agree the narrower one counts; where they do not, the one that cannot be wrong.
     meets = (value - reach <= upper) & (value + reach >= lower)
     lower = np.where(meets, np.maximum(value - reach, lower), lower)
     upper = np.where(meets, np.minimum(value + reach, upper), upper)
     closed = bool((upper - lower <= tol).all())
-    return Spectrum(np.clip(value, lower, upper), lower, upper, "lanczos", np.sort(magnitudes)[::-1], closed)
+    order = np.argsort(-magnitudes, kind="stable")
+    return Spectrum(np.clip(value, lower, upper), lower, upper, "lanczos", found[order], closed)
 
 
 def spectrum_of(
@@ -185,7 +203,7 @@ def spectrum_of(
     """By "dense", "certified", or "lanczos" where the bounds do not close; "auto" is the last. `x`: the points."""
     affinity = stored(affinity)
     if method == "dense" or affinity.n < _FEWEST:
-        return dense_spectrum(Diffusion(func, affinity, alpha), times)
+        return dense_spectrum(Diffusion(func, affinity, alpha), times, tol)
     diffusion = Diffusion(func, affinity, alpha, first_functions(x, affinity, rng))
     found, search = certified_spectrum(diffusion, times, tol, patient=method == "certified")
     if not found.converged and method != "certified":
