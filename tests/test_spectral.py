@@ -51,6 +51,12 @@ def test_kernel_products(name, threads, rng):
                 np.testing.assert_array_equal(alone, product)
                 with entropic.num_threads(1):
                     np.testing.assert_array_equal(kernel.product(v)[0], product)
+                single = kernel.dense(single=True)
+                np.testing.assert_array_equal(single, kernel.dense().astype(np.float32))
+                product, squares = _core.single_product(single, v, w)
+                scale = single.astype(np.float64) @ np.abs(v)
+                np.testing.assert_array_less(np.abs(product - single.astype(np.float64) @ v), 1e-5 * scale + 1e-30)
+                np.testing.assert_allclose(squares, single.astype(np.float64) ** 2 @ w, rtol=1e-6)
     finally:
         _core.force_isa(active)
 
@@ -322,6 +328,103 @@ def test_automatic_method(rng):
     assert "eigenvalues" not in repr(open_)
 
 
+def test_intervals_of_indefinite_kernels(rng):
+    """|x| and x log |x| are not smooth at 0, where such spectra lie: quadratures converge slowly, and say so."""
+    for i in range(6):
+        points = rng.normal(size=(600, 3))
+        random = rng.random((300, 300)) ** 8
+        for x, options in ((points, {"kernel": "knn", "k": 5}), (random + random.T, {"kernel": "precomputed"})):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", entropic.ConvergenceWarning)
+                found = entropic.diffusion_spectral_entropy(x, method="lanczos", rng=i, **options)
+            assert found.lower - 1e-10 <= dse(x, method="dense", **options) <= found.upper + 1e-10
+            assert found.upper - found.lower < 0.2
+    exact = entropic.diffusion_spectral_entropy(x, method="dense", kernel="precomputed").eigenvalues
+    assert len(found.eigenvalues) >= 1
+    for value in found.eigenvalues:  # with their signs
+        assert np.abs(exact - value).min() < 1e-6
+
+
+@pytest.mark.parametrize("method", ["certified", "lanczos"])
+def test_large_times(method, rng):
+    for n, sigma in ((300, 0.3), (300, 1.0), (700, 0.3)):
+        x = rng.normal(size=(n, 5))
+        for t in (50, 250, 1000, 1e6):
+            exact = dse(x, sigma=sigma, t=t, method="dense")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", entropic.ConvergenceWarning)
+                found = entropic.diffusion_spectral_entropy(x, sigma=sigma, t=t, method=method)
+            assert 0 <= found.lower <= exact + 1e-9
+            assert exact - 1e-9 <= found.upper <= math.log2(n) + 1e-9
+    apart = np.repeat([[0.0], [100.0], [200.0], [350.0]], 50, axis=0)  # four eigenvalues 1
+    for t in (1e4, 1e9, 1e16):
+        assert dse(apart, sigma=1.0, t=t, method="dense") == pytest.approx(2, abs=1e-9)
+        found = entropic.diffusion_spectral_entropy(apart, sigma=1.0, t=t, method="certified", tol=100)
+        assert found.lower <= 2 <= found.upper
+
+
+def test_tight_intervals_of_points_on_a_line():
+    """Where a block has little left, rounding must not come back into the basis: it cost these intervals 1e-6."""
+    for seed in (52, 215, 225):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(int(rng.integers(64, 300)), 1))
+        sigma = 10 ** rng.uniform(-1.5, 1.5)
+        for alpha in (0.5, 1.0):
+            options = {"sigma": sigma, "alpha": alpha, "t": [1, 1.5, 2, 3, 10]}
+            found = entropic.diffusion_spectral_entropy(x, method="certified", tol=1e-9, **options)
+            exact = entropic.diffusion_spectral_entropy(x, method="dense", **options).value
+            assert (found.lower - 1e-12 <= exact).all()
+            assert (exact <= found.upper + 1e-12).all()
+            assert (found.lower <= found.upper).all()
+
+
+def test_times_below_one():
+    """Eigenvalues below rounding count as 0, and the upper bound holds what they may be."""
+    assert dse(np.ones((50, 3)), sigma=1.0) == pytest.approx(0, abs=1e-12)
+    y = np.random.default_rng(0).normal(size=(10, 2))
+    with pytest.warns(entropic.ConvergenceWarning, match="for t < 1 eigenvalues that rounding hides may count"):
+        same = entropic.diffusion_spectral_entropy(np.ones((100, 3)), sigma=1.0, t=0.1)
+    assert same.value == same.lower == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", entropic.ConvergenceWarning)
+        repeated = entropic.diffusion_spectral_entropy(np.repeat(y, 10, axis=0), sigma=0.5, t=0.1)
+        line = entropic.diffusion_spectral_entropy(np.linspace(0, 1, 30), sigma=1.0, t=[0.05, 0.1, 0.2])
+    assert repeated.value == pytest.approx(dse(y, sigma=0.5, t=0.1), abs=1e-9)
+    exact = np.array([reference.diffusion_entropy_of_line(30, t) for t in (0.05, 0.1, 0.2)])
+    assert (line.lower <= exact).all()
+    assert (exact <= line.upper).all()
+
+
+def test_far_points_and_scales(rng):
+    """One point far away costs the others no digits, and neither do the ends of the range."""
+    x = 1e-3 * rng.normal(size=(50, 1))
+    far = np.append(x, [[1e14]], axis=0)
+    alone = entropic.diffusion_spectral_entropy(x, sigma=1e-3).eigenvalues
+    expected = reference.shannon(np.append(alone, 1.0)) / LN2
+    assert dse(far, sigma=1e-3) == pytest.approx(expected, abs=1e-10)
+    assert entropic.diffusion_spectrum(far, 3, sigma=1e-3).eigenvalues[2] == pytest.approx(alone[1], abs=1e-10)
+    width = entropic.diffusion_spectral_entropy(far, sigma="median").sigma
+    pairs = np.abs(far - far.T)[np.triu_indices(51, 1)]
+    assert width == pytest.approx(math.sqrt(np.median(pairs**2) / 2), rel=1e-12)
+    assert dse([-1.7e308, 0.0, 1.7e308], sigma=1.7e308) == pytest.approx(dse([-1.0, 0.0, 1.0], sigma=1.0), abs=1e-12)
+    assert dse(np.arange(5) * 1e-315, sigma=1e-315) == pytest.approx(dse(np.arange(5.0), sigma=1.0), abs=1e-7)
+    a = rng.random((100, 100))
+    a = a + a.T
+    for scale in (1e-300, 1e-160, 1e160, 1e305):
+        for method in ("dense", "certified"):
+            options = {"kernel": "precomputed", "t": [1.5, 2], "method": method, "alpha": 0.5, "tol": 10}
+            plain = entropic.diffusion_spectral_entropy(a, **options)
+            np.testing.assert_allclose(
+                entropic.diffusion_spectral_entropy(a * scale, **options).value, plain.value, rtol=1e-7
+            )
+    parts = np.zeros((200, 200))
+    parts[:100, :100], parts[100:, 100:] = a, a * 1e-170
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", entropic.ConvergenceWarning)
+        found = entropic.diffusion_spectral_entropy(parts, kernel="precomputed", t=2, method="certified")
+    assert found.lower <= dse(parts, kernel="precomputed", t=2, method="dense") <= found.upper
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_do_not_change_the_answer(threads, rng):
     x = rng.normal(size=(5000, 4))  # too many points to keep the matrix: all products are the package's own
@@ -375,6 +478,87 @@ def test_information_of_large_classes(rng):
     assert bounded.method == "certified"
     assert bounded.lower <= float(dense) <= bounded.upper
     assert bounded.upper - bounded.lower <= 0.02
+
+
+def test_sampled_information():
+    """The interval of entropies that are sampled together holds the sum of the dense ones."""
+    rng = np.random.default_rng(8)
+    misses, errors = 0, []
+    for i in range(25):
+        n, d = 900, int(rng.integers(1, 20))
+        x = clusters(rng, n, d) if i % 2 else rng.normal(size=(n, d))
+        y = np.digitize(x[:, 0], np.quantile(x[:, 0], [0.3, 0.6]))
+        options = {"sigma": math.sqrt(d) * 10 ** rng.uniform(-0.8, 0.7), "t": [0, 1, 2, 5], "n_repeats": 2, "rng": i}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", entropic.ConvergenceWarning)
+            found = entropic.diffusion_spectral_mutual_information(x, y, **options)
+        again = entropic.diffusion_spectral_mutual_information(x, y, method="lanczos", tol=10, **options)
+        exact = entropic.diffusion_spectral_mutual_information(x, y, method="dense", **options).value
+        assert (found.method in ("lanczos", "dense"), again.method) == (True, "lanczos")
+        assert (np.abs(again.value - exact) <= again.upper - again.lower).all()
+        reach = (found.upper - found.lower) / 2
+        misses += int((np.abs(found.value - exact) > reach).sum())
+        assert (np.abs(found.value - exact) <= 2 * reach).all()
+        errors.append(np.abs(found.value - exact).max())
+        assert found.value[0] == pytest.approx(0, abs=1e-12)
+    assert misses <= 2
+    assert 1e-9 < np.median(errors) < 0.01
+
+
+def test_sampled_information_is_reproducible(rng):
+    x, y = rng.normal(size=(700, 3)), np.arange(700) % 2
+
+    def information(**options):
+        return entropic.diffusion_spectral_mutual_information(x, y, sigma=1.0, t=2, **options)
+
+    first = information(tol=0.1)
+    assert first.method == "lanczos"
+    with entropic.num_threads(1):
+        assert information(tol=0.1).value == first.value
+    assert information(tol=0.1, rng=1).value != first.value
+    exact = information(tol=1e-4)  # which probes would not do for
+    assert exact.method == "dense"
+    assert first.lower <= exact.value <= first.upper
+    with pytest.warns(entropic.ConvergenceWarning, match="diffusion_spectral_mutual_information: the interval"):
+        assert not information(tol=1e-4, method="lanczos").converged
+
+
+def test_bins_of_integers(rng):
+    """Equal widths put integers where they belong, and equal signals in one bin, at any scale."""
+    x = rng.normal(size=(202, 2))
+    signal = np.repeat(np.arange(101), 2)
+    labels = np.minimum(signal, 99)
+    options = {"sigma": 1.0, "n_repeats": 1}
+    for scale in (1.0, 2.0**-1000, 2.0**1000):
+        by_bins = entropic.diffusion_spectral_mutual_information(x, signal * scale, n_bins=100, **options)
+        assert by_bins.value == entropic.diffusion_spectral_mutual_information(x, labels, **options).value
+    tiny = np.where(labels > 50, 5e-324, 0.0)
+    by_bins = entropic.diffusion_spectral_mutual_information(x, tiny, n_bins=2, **options)
+    assert by_bins.value == entropic.diffusion_spectral_mutual_information(x, labels > 50, **options).value
+
+
+def test_diffusion_spectrum_of_repeated_eigenvalues(rng):
+    """More copies than a block has vectors, nearly equal ones, and -1 beside 1."""
+    for n, count, gap in ((1000, 100, 12.0), (500, 40, 12.0), (500, 20, 6.0), (500, 3, 7.0), (60, 10, 6.4)):
+        x = 0.1 * rng.normal(size=(n, 1)) + gap * (np.arange(n) % count)[:, None]
+        found = entropic.diffusion_spectrum(x, count, sigma=1.0)
+        walk = reference.kernel(x, 1.0)
+        walk /= walk.sum(axis=1, keepdims=True)
+        assert found.converged
+        np.testing.assert_allclose(found.eigenvalues, np.sort(np.linalg.eigvals(walk).real)[::-1][:count], atol=1e-9)
+        np.testing.assert_allclose(walk @ found.vectors, found.vectors * found.eigenvalues, atol=1e-6)
+        products = found.vectors.T @ (found.vectors * found.stationary[:, None])
+        np.testing.assert_allclose(products, np.eye(count), atol=1e-10)
+        np.testing.assert_allclose(found.vectors[:, 0], 1, rtol=1e-9)
+    for n in (6, 100, 400):
+        graph = np.roll(np.eye(n), 1, axis=1)  # a ring, or a star
+        if n == 400:
+            graph[:] = 0
+            graph[0, 1:] = 1
+        found = entropic.diffusion_spectrum(graph + graph.T, 3, kernel="precomputed")
+        assert found.eigenvalues[:2] == pytest.approx([1, -1], abs=1e-9)
+        np.testing.assert_allclose(found.vectors[:, 0], 1, rtol=1e-9)
+        assert np.ptp(np.abs(found.embedding()[:, 0])) < 1e-6
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "adaptive", "knn"])
@@ -487,6 +671,80 @@ def test_many_float32_rows(rng):
     assert entropic.matrix_entropy(x) == pytest.approx(exact, abs=2e-6)
 
 
+def test_small_eigenvalues_of_float32_rows(rng):
+    """Where roots of eigenvalues or their logarithms count, float32 rows are multiplied in float64."""
+    x = np.outer(np.arange(1.0, 2001), np.arange(1.0, 65)).astype(np.float32)  # of rank 1, exactly
+    assert entropic.effective_rank(x) == pytest.approx(1, abs=1e-4)
+    assert entropic.matrix_entropy(x, order=0.5, center=False, normalize=False) == pytest.approx(0, abs=1e-4)
+    y = (rng.normal(size=(2000, 10)) @ rng.normal(size=(10, 512))).astype(np.float32)
+    singular = np.linalg.svd(y.astype(np.float64), compute_uv=False)
+    assert entropic.effective_rank(y) == pytest.approx(math.exp(reference.shannon(singular)), rel=2e-5)
+    z = (rng.normal(size=(1000, 64)) + 1e6).astype(np.float32)
+    for measure in (entropic.participation_ratio, entropic.matrix_entropy):
+        assert measure(z) == pytest.approx(measure(z.astype(np.float64)), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_measures_do_not_depend_on_the_scale(dtype, rng):
+    """At the ends of the range, and for one matrix of a batch."""
+    x = rng.normal(size=(6, 4))
+    for wide in (x, x.T):
+        for scale in (1e-37, 1e-20, 1e20, 1e36) if dtype is np.float32 else (1e-300, 1e-150, 1e150, 1e306):
+            batch = np.stack([wide, wide * scale]).astype(dtype)
+            for measure, options in (
+                (entropic.matrix_entropy, {}), (entropic.matrix_entropy, {"normalize": False, "order": 2}),
+                (entropic.effective_rank, {}), (entropic.effective_rank, {"power": 500}),
+                (entropic.participation_ratio, {}), (entropic.stable_rank, {}), (entropic.spectral_decay, {"count": 3}),
+            ):  # fmt: skip
+                plain, scaled = measure(batch, **options)
+                assert scaled == pytest.approx(plain, rel=1e-5 if dtype is np.float32 else 1e-12)
+                assert measure(batch[1], **options) == pytest.approx(scaled, rel=1e-12)
+            size = float(np.abs(batch[1, 0, 0] / batch[0, 0, 0]))
+            rate = entropic.coding_rate(batch[1], eps=0.5 * size)
+            assert rate == pytest.approx(entropic.coding_rate(batch[0], eps=0.5), rel=1e-4)
+    grad = entropic.vjp(entropic.participation_ratio, x * 2.0**-600)[1](1.0)[0]
+    np.testing.assert_allclose(
+        np.ldexp(grad, -600), entropic.vjp(entropic.participation_ratio, x)[1](1.0)[0], rtol=1e-9
+    )
+    tiny = np.array([[1e-40, 0], [0, 1]], np.float32)
+    assert entropic.matrix_entropy(tiny, center=False) == pytest.approx(math.log(2), rel=1e-6)
+    for eps, expected in ((1e-200, 2 * math.log(2e200)), (1e160, 0.0)):
+        assert entropic.coding_rate(2 * np.eye(2), eps=eps) == pytest.approx(expected, abs=1e-12)
+
+
+def test_nothing_but_rounding_counts_as_nothing(rng):
+    for n in (2, 3, 6, 10, 1000):
+        for same in (np.full((n, 3), 0.1), np.full((n, 3), 0.1, np.float32)):
+            assert entropic.participation_ratio(same) == 0
+            assert entropic.spectral_decay(same) == -math.inf
+    assert entropic.spectral_decay(np.diag([1.0, 0, 0, 0]), center=False) == -math.inf
+    stream = entropic.CovarianceStream(3, center=True)
+    for _ in range(3):
+        stream.update(np.full((7, 3), 0.1))
+    stream.update(np.zeros((0, 3)))
+    assert (entropic.participation_ratio(stream), stream.count) == (0, 21)
+    # orders below 1 make much of small numbers
+    assert entropic.von_neumann_entropy(np.full((100, 100), 0.01), order=0.1) == 0
+    assert entropic.matrix_entropy(np.ones((100, 100)), order=0.1, center=False) == 0
+    assert entropic.matrix_renyi_entropy(np.ones(100), sigma=1.0, order=0.1) == 0
+    for pure in (np.outer([0.6, 0.8], [0.6, 0.8]), np.diag([1.0, 0.0]), np.full((2, 2), 0.5)):
+        for order in (0.5, 1):
+            grad = entropic.vjp(entropic.von_neumann_entropy, pure, order=order)[1](1.0)[0]
+            assert np.abs(grad).max() < 1e-12
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plane = np.diag([1.0, 1, 0])
+        assert entropic.matrix_entropy(plane, order=2000, center=False) == pytest.approx(math.log(2), rel=1e-12)
+    x = np.diag([3.0, 2, 1])
+    grads = [
+        entropic.vjp(entropic.matrix_entropy, x, order=o, center=False, normalize=False)[1](1.0)[0]
+        for o in (1e13, 1e16, 1.7e308, math.inf)
+    ]
+    for grad in grads[:-1]:
+        np.testing.assert_allclose(grad, grads[-1], atol=1e-12)
+    assert entropic.coding_rate_reduction(rng.normal(size=(30, 4)), np.full((30, 2), 0.5)) == 0
+
+
 def test_covariance_stream(rng):
     x = rng.normal(size=(1000, 5)) @ rng.normal(size=(5, 5)) + 1e6
     stream, other = entropic.CovarianceStream(5, center=True), entropic.CovarianceStream(5, center=True)
@@ -540,6 +798,17 @@ def test_matrix_renyi(order, rng):
     value = entropic.matrix_mutual_information(x, y, sigma=[1.0, 0.5], order=order)
     expected = reference.matrix_mutual_information(*kernels[:2], order)
     assert value == pytest.approx(expected, abs=1e-6 if order < 1 else 1e-10)
+
+
+def test_matrix_renyi_of_given_kernels():
+    """Entries may be negative; eigenvalues that are count as 0 at order 2 too."""
+    indefinite = np.array([[1, 0.9, 0], [0.9, 1, 0.9], [0, 0.9, 1.0]])
+    around = [entropic.matrix_renyi_entropy(indefinite, kernel="precomputed", order=o) for o in (2 - 1e-7, 2, 2 + 1e-7)]
+    assert around[1] == pytest.approx((around[0] + around[2]) / 2, abs=1e-12)
+    correlated = np.array([[1, -0.5], [-0.5, 1]])
+    value = entropic.matrix_renyi_entropy(correlated, kernel="precomputed", order=1)
+    assert value == pytest.approx(reference.shannon(np.array([0.25, 0.75])) / LN2, rel=1e-12)
+    assert math.copysign(1, entropic.matrix_renyi_entropy([1.0], sigma=1.0)) == 1
 
 
 def test_matrix_renyi_limits(rng):
@@ -599,6 +868,10 @@ def test_density_entropy(rng):
     # Others whose sum is far below the smallest number, and not alone: log-sums of what is left.
     far = np.array([0.0, 60.0, 60.5, 1e4])
     assert entropic.kde_entropy(far, sigma=1.0) == pytest.approx(reference.kde_entropy(far[:, None], 1.0), rel=1e-12)
+    for sigma, apart in ((1e-140, 14.0), (1e-149, 10.0), (1e100, 1e70), (1e149, 1e3)):
+        y = np.array([0, apart, 2.5 * apart])
+        value = entropic.kde_entropy(y * sigma, sigma=sigma) - math.log(sigma)
+        assert value == pytest.approx(entropic.kde_entropy(y, sigma=1.0), rel=1e-12)
     twice = np.repeat(x, 2, axis=0)
     assert entropic.kde_entropy(twice, sigma=1e-3) == pytest.approx(reference.kde_entropy(twice, 1e-3), rel=1e-11)
 
@@ -615,6 +888,22 @@ def test_mixture_bounds(rng):
         assert low - 0.03 <= estimate <= high + 0.03
     with_zero = entropic.mixture_entropy([0.0, 5.0, 99.0], sigma=1.0, weights=[1, 1, 0])
     assert with_zero == pytest.approx(entropic.mixture_entropy([0.0, 5.0], sigma=1.0), rel=1e-14)
+    heavy = entropic.mixture_entropy([0.0, 5.0], sigma=1.0, weights=[1e308, 1e308])
+    assert heavy == pytest.approx(entropic.mixture_entropy([0.0, 5.0], sigma=1.0), rel=1e-14)
+
+
+def test_kernel_densities_far_from_the_origin():
+    x, y, z = np.arange(6) * 2.0, np.array([0.0, 4, 2, 8, 6, 2]), np.array([1.0, 3, 2, 7, 6, 1])
+    widths = {"sigma_x": 1.5, "sigma_y": 1.7}
+    for offset in (1e12, 1e15):
+        moved = [a + offset for a in (x, y, z)]
+        assert entropic.cauchy_schwarz_mutual_information(*moved[:2], **widths) == pytest.approx(
+            entropic.cauchy_schwarz_mutual_information(x, y, **widths), rel=1e-12
+        )
+        assert entropic.cauchy_schwarz_conditional(*moved, **widths) == pytest.approx(
+            entropic.cauchy_schwarz_conditional(x, y, z, **widths), rel=1e-12
+        )
+    assert entropic.cauchy_schwarz_divergence([0.0], [1e170], sigma=1e100) == pytest.approx(5e139, rel=1e-12)
 
 
 # ---- gradients -------------------------------------------------------------------------------------------------------
@@ -637,6 +926,10 @@ GRADIENTS = [
     (entropic.coding_rate_reduction, (A,), {"labels": CLASSES, "base": 2}),
     (entropic.coding_rate_reduction, (A,), {"labels": SOFT}),
     *[(entropic.diffusion_spectral_entropy, (A,), {"sigma": 1.5, "t": [1, 2, 3.5], "alpha": a}) for a in (0, 0.5, 1)],
+    *[(entropic.diffusion_spectral_entropy, (x,), {"sigma": "median", "alpha": 0.5}) for x in (A, A[:8])],
+    (entropic.diffusion_spectral_mutual_information, (A,), {"y": CLASSES, "sigma": "median", "rng": 0}),
+    (entropic.matrix_renyi_entropy, (A, B), {"sigma": ["median", 0.7]}),
+    (entropic.matrix_mutual_information, (A, B), {}),
     (entropic.diffusion_spectral_entropy, (A,), {"sigma": 1.5, "base": None}),
     (entropic.diffusion_spectral_mutual_information, (A,), {"y": CLASSES, "sigma": 1.5, "rng": 0}),
     (entropic.matrix_renyi_entropy, (A, B), {"sigma": [1.0, 0.7]}),
@@ -681,6 +974,38 @@ def test_gradient_of_a_density_matrix(rng):
     turned = rotation @ rho @ rotation.T
     grad = entropic.vjp(entropic.von_neumann_entropy, (turned + turned.T) / 2)[1](1.0)[0]
     np.testing.assert_allclose(grad, rotation @ np.diag(-np.log(np.diag(rho)) - value) @ rotation.T, atol=1e-9)
+
+
+def test_gradients_at_any_scale():
+    for scale in (2.0**-600, 2.0**600):
+        for func, options in (
+            (entropic.diffusion_spectral_entropy, {"sigma": 1.5}), (entropic.matrix_renyi_entropy, {"sigma": 1.5}),
+            (entropic.matrix_renyi_entropy, {}),
+        ):  # fmt: skip
+            plain = entropic.vjp(func, A, **options)[1](1.0)[0]
+            scaled = {name: width * scale for name, width in options.items()}
+            np.testing.assert_allclose(entropic.vjp(func, A * scale, **scaled)[1](1.0)[0] * scale, plain, rtol=1e-9)
+    repeated = np.repeat(RNG.normal(size=(4, 2)), 2, axis=0)
+    grad = entropic.vjp(entropic.diffusion_spectral_entropy, repeated, sigma=0.7, t=0.3)[1](1.0)[0]
+    assert np.abs(grad).max() < 10  # 1e7 where what rounding leaves counts
+
+
+def test_labels_by_place():
+    value, pullback = entropic.vjp(entropic.truncated_matrix_entropy, A, 2)
+    assert value == entropic.truncated_matrix_entropy(A, 2)
+    assert len(pullback(1.0)) == 1
+    by_place = entropic.vjp(entropic.coding_rate_reduction, A, CLASSES)
+    np.testing.assert_array_equal(
+        by_place[1](1.0)[0], entropic.vjp(entropic.coding_rate_reduction, A, labels=CLASSES)[1](1.0)[0]
+    )
+    with pytest.raises(TypeError, match="truncated_matrix_entropy: missing a required argument: 'k'"):
+        entropic.vjp(entropic.truncated_matrix_entropy, A)
+    torch = pytest.importorskip("torch")
+    from entropic import torch as differentiable
+
+    x = torch.tensor(A, requires_grad=True)
+    differentiable.coding_rate_reduction(x, torch.tensor(CLASSES)).backward()
+    np.testing.assert_allclose(x.grad.numpy(), by_place[1](1.0)[0], rtol=1e-12)
 
 
 def test_gradients_of_float32_and_precomputed(rng):

@@ -26,7 +26,7 @@ from ._operators import (
     point_affinity,
     stored,
 )
-from ._quadrature import SKETCH, UNSEEN, Estimate, exactly, sketched_entropies
+from ._quadrature import LARGEST_TIME, SKETCH, UNSEEN, Estimate, exactly, sketched_entropies
 from ._spectrum import Spectrum, spectrum_of
 from ._width import check_sigma
 
@@ -294,7 +294,7 @@ def diffusion_spectral_entropy(
         the rest by exact traces: the interval holds, up to rounding. "lanczos" estimates what that leaves open from
         random probes: it holds with a probability of more than 99 %, up to a fiftieth of `tol`. "auto" is the first up
         to 1,024 points, beyond it the second where it soon becomes as narrow as `tol`, and else the third; for 0 < t <
-        1 it is the first. Fewer than 64 points are "dense" always.
+        1 it is the first. Fewer than 64 points are "dense" always, and t > 2000 is never "lanczos".
     tol : float
         How wide the interval may be, in the unit of the result.
     rng : numpy.random.Generator, int or None
@@ -450,7 +450,8 @@ def diffusion_spectral_mutual_information(
         "dense" and "certified" as there, with the intervals added up. "lanczos" samples the entropies together, with
         eight random probes for each: their errors average out, so that it is many times quicker than the sum of the
         intervals would ask for; where that is too few there is a second round with 64. Classes of up to 256 points
-        are "dense" then. "auto" is "lanczos" where a class is larger and no t is between 0 and 1, and else "dense".
+        are "dense" then. "auto" is "lanczos" where a class is larger and no t is between 0 and 1, and else, or where
+        the interval stays wider than `tol` and classes have up to 1,024 points, "dense".
     tol : float
         How wide the interval of the sum may be, in the unit of the result.
     rng : numpy.random.Generator, int or None
@@ -494,10 +495,16 @@ def diffusion_spectral_mutual_information(
     problem = problem_of(func, kept, t, alpha, base, method, tol, rng)
     parts = parts_of(func, points, y, n_bins, repeats, problem)
     largest = max(len(rows) for _, rows in parts)
-    if method == "lanczos" or (method == "auto" and largest > _DENSE_MANY and not problem.between):
-        totals, used = _sampled(problem, points, parts), "lanczos"
-    else:
-        totals, used = _summed(problem, points, parts), "certified" if method == "certified" else "dense"
+    automatic = method == "auto"
+    used = ("lanczos" if largest > _DENSE_MANY and not problem.between else "dense") if automatic else method
+    if used == "lanczos" and problem.times.max() > LARGEST_TIME:
+        used = "certified"
+    totals = None
+    if used == "lanczos":
+        totals = _sampled(problem, points, parts, or_not=automatic and largest <= _DENSE_FIRST)
+    if totals is None:
+        used = "dense" if used == "lanczos" else used
+        totals = _summed(replace(problem, method=used), points, parts)
     value, lower, upper = (problem.shaped(v / problem.log_base) for v in totals)
     width = float(np.max(np.asarray(upper) - lower))
     converged = width <= problem.tol
@@ -520,16 +527,22 @@ def _summed(problem: Problem, points: np.ndarray, parts: Parts) -> np.ndarray:
     return totals
 
 
-def _sampled(problem: Problem, points: np.ndarray, parts: Parts) -> np.ndarray:
-    """The same, from few random probes for each, whose errors average out, and from more where that is too few."""
+def _sampled(problem: Problem, points: np.ndarray, parts: Parts, or_not: bool) -> np.ndarray | None:
+    """The same, from few random probes for each, whose errors average out, and from more where that is too few.
+
+    With `or_not` none, where more would be too few as well.
+    """
+    tol = problem.tol * problem.log_base
     for probes, share in _ROUNDS:
         samples = (
             problem.sample(problem.kernel.of_part(points, rows), probes, share).times(factor) for factor, rows in parts
         )
         total = functools.reduce(operator.add, samples)
-        reach = total.reach() + _SINGLE + UNSEEN * problem.tol * problem.log_base
-        if (2 * reach <= problem.tol * problem.log_base).all():
+        reach = total.reach() + _SINGLE + UNSEEN * tol
+        if (2 * reach <= tol).all():
             break
+        if or_not and (2 * reach * math.sqrt(probes / _ROUNDS[-1][0]) > tol).any():
+            return None
     return np.stack([total.value, total.value - reach, total.value + reach])
 
 

@@ -15,10 +15,16 @@ from ._operators import Diffusion
 _CONFIDENCE = 0.999
 
 
-def _steps(times: np.ndarray) -> range:
+# t beyond which quadratures take too many nodes.
+LARGEST_TIME = 2000.0
+
+
+def _steps(times: np.ndarray) -> list[int]:
     """Numbers of nodes to look at: x^t is a polynomial of degree sqrt(2 t log(1 / error)) but for that error."""
-    least = max(4, 2 * math.ceil(math.sqrt(18 * times.max()) / 4))
-    return range(least, max(48, 2 * least) + 1, 2)
+    steps = [max(4, 2 * math.ceil(math.sqrt(18 * times.max()) / 4))]
+    while steps[-1] < max(48, 2 * steps[0]):
+        steps.append(2 * math.ceil(0.55 * steps[-1] + 0.5))
+    return steps
 
 
 # Of `tol`, by which intervals are wider on each side: for errors so small that they say nothing in a few nodes.

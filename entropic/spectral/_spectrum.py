@@ -10,7 +10,7 @@ import numpy as np
 from ._bounds import Tail, compressed_interval, entropy_of, tail_interval, widened
 from ._lanczos import BlockLanczos
 from ._operators import Affinity, Diffusion, MatrixAffinity, first_functions, stored
-from ._quadrature import UNSEEN, Quadratures, orthogonal_probes, sampled_entropies
+from ._quadrature import LARGEST_TIME, UNSEEN, Quadratures, orthogonal_probes, sampled_entropies
 
 _BASIS_BYTES = 64e6
 
@@ -200,12 +200,15 @@ def spectrum_of(
     func: str, affinity: Affinity, x: np.ndarray | None, alpha: float, times: np.ndarray, method: str, tol: float,
     rng: np.random.Generator,
 ) -> Spectrum:  # fmt: skip
-    """By "dense", "certified", or "lanczos" where the bounds do not close; "auto" is the last. `x`: the points."""
+    """By "dense", "certified", or "lanczos" where the bounds do not close; "auto" is the last. `x`: the points.
+
+    Beyond LARGEST_TIME only eigenvalues next to 1 count, which bounds settle or nothing does.
+    """
     affinity = stored(affinity)
     if method == "dense" or affinity.n < _FEWEST:
         return dense_spectrum(Diffusion(func, affinity, alpha), times, tol)
     diffusion = Diffusion(func, affinity, alpha, first_functions(x, affinity, rng))
     found, search = certified_spectrum(diffusion, times, tol, patient=method == "certified")
-    if not found.converged and method != "certified":
+    if not found.converged and method != "certified" and times.max() <= LARGEST_TIME:
         return lanczos_spectrum(search, tol, rng)
     return found
