@@ -502,7 +502,8 @@ def test_sampled_information():
         errors.append(np.abs(found.value - exact).max())
         assert found.value[0] == pytest.approx(0, abs=1e-12)
     assert misses <= 2
-    assert 1e-9 < np.median(errors) < 0.01
+    assert max(errors) > 1e-9  # some are sampled
+    assert np.median(errors) < 0.01
 
 
 def test_sampled_information_is_reproducible(rng):
