@@ -45,6 +45,7 @@ __all__: list[str] = [
     "set_num_threads",
     "single_product",
     "sum_softmax",
+    "symmetric_eigenvalues",
     "token_states",
     "token_states_quick",
     "transport_apply",
@@ -243,6 +244,9 @@ def single_product(
 ) -> tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64] | None]: ...
 def sum_softmax(
     x: numpy.ndarray, factor: numpy.typing.NDArray[numpy.float64]
+) -> numpy.typing.NDArray[numpy.float64]: ...
+def symmetric_eigenvalues(
+    a: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
 ) -> numpy.typing.NDArray[numpy.float64]: ...
 def token_states(
     a: numpy.ndarray,

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "../cpu/eigen.hpp"
 #include "array.hpp"
 #include "register.hpp"
 
@@ -77,6 +78,21 @@ py::array dense(const cpu::PointKernel& kernel, bool single) {
   return single ? dense_of<float>(kernel) : dense_of<double>(kernel);
 }
 
+Doubles symmetric_eigenvalues(const Doubles& a) {
+  if (a.ndim() != 3 || a.shape(1) != a.shape(2)) throw std::invalid_argument("a batch of square matrices");
+  const index_t count = a.shape(0), n = a.shape(1);
+  Doubles out(std::vector<py::ssize_t>{count, n});
+  const double* from = a.data();
+  double* to = out.mutable_data();
+  bool finished;
+  {
+    MaybeReleaseGil released(count * n * n * 64);
+    finished = cpu::symmetric_eigenvalues(from, count, n, to);
+  }
+  raise_if_interrupted(finished);
+  return out;
+}
+
 }  // namespace
 
 void register_spectral(py::module_& m) {
@@ -85,6 +101,7 @@ void register_spectral(py::module_& m) {
       .def_property_readonly("n", &cpu::PointKernel::n)
       .def("product", &product, py::arg("v"), py::arg("w") = py::none())
       .def("dense", &dense, py::arg("single") = false);
+  m.def("symmetric_eigenvalues", &symmetric_eigenvalues, py::arg("a"));
   m.def("single_product", &single_product, py::arg("g"), py::arg("v"), py::arg("w") = py::none());
 }
 

@@ -107,6 +107,9 @@ struct SpectralKernels {
                       index_t v_ld, index_t columns, double* y, index_t y_ld);
   void (*add_single_product)(const float* g, index_t across, index_t along, index_t rows, index_t depth, const float* v,
                              index_t v_ld, index_t columns, float* y, index_t y_ld);
+  // See entropic/eigen.hpp.
+  void (*factor_panel)(double* columns, index_t ld, index_t rows, double* tau, double* r);
+  void (*chase_bulges)(double* band, index_t n);
 };
 
 // See entropic/pairs.hpp.

@@ -12,6 +12,7 @@ import numpy as np
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
 from .._validate import check_base, check_flag, check_integer, check_number, check_positive
 from ._covariance import CovarianceStream, Rows, as_rows, rows_of
+from ._eigen import eigenvalues
 
 # Eigenvalues (..., m) of a symmetric matrix, ascending, to a value (...) and its derivatives (..., m).
 Measure = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -145,10 +146,10 @@ def divided(measure: Measure, by: float) -> Measure:
     return scaled if by != 1 else measure
 
 
-def settled(eigenvalues: np.ndarray) -> np.ndarray:
-    """Those that are 0 but for rounding, on either side of it, are 0."""
-    rounding = 2e-15 * math.sqrt(eigenvalues.shape[-1]) * eigenvalues.max(axis=-1, keepdims=True, initial=0.0)
-    return np.where(eigenvalues > rounding, eigenvalues, 0.0)
+def settled(values: np.ndarray) -> np.ndarray:
+    """Eigenvalues, of which those that are 0 but for rounding, on either side of it, are 0."""
+    rounding = 2e-15 * math.sqrt(values.shape[-1]) * values.max(axis=-1, keepdims=True, initial=0.0)
+    return np.where(values > rounding, values, 0.0)
 
 
 # ---- problems --------------------------------------------------------------------------------------------------------
@@ -169,12 +170,12 @@ class MatrixProblem:
         return float(value) if value.ndim == 0 else self.backend.wrap(value)
 
     def value(self) -> Any:
-        return self.wrapped(self.measure(settled(np.linalg.eigvalsh(self.matrix)))[0])
+        return self.wrapped(self.measure(settled(eigenvalues(self.matrix)))[0])
 
     def value_and_slope(self) -> tuple[Any, np.ndarray]:
         """The value, and its gradient to the matrix: V diag(slope) V', one and the same for any basis of equal ones."""
-        eigenvalues, vectors = np.linalg.eigh(self.matrix)
-        value, slope = self.measure(settled(eigenvalues))
+        values, vectors = np.linalg.eigh(self.matrix)
+        value, slope = self.measure(settled(values))
         return self.wrapped(value), (vectors * slope[..., None, :]) @ np.swapaxes(vectors, -1, -2)
 
     def pull(self, to_matrix: np.ndarray) -> np.ndarray:
@@ -279,9 +280,9 @@ def von_neumann_problem(rho: Array, *, order: Any = 1.0, base: Any = None) -> Ma
     if not (np.abs(matrix - flipped) <= allowed).all():
         raise ValueError(f"{func}: `rho` must be symmetric")
     matrix = (matrix + flipped) / 2
-    eigenvalues = np.linalg.eigvalsh(matrix)
-    if (eigenvalues < -allowed[..., 0]).any():
-        share = float((eigenvalues / allowed[..., 0]).min()) * 1e-6
+    least = eigenvalues(matrix)[..., :1]
+    if (least < -allowed[..., 0]).any():
+        share = float((least / allowed[..., 0]).min()) * 1e-6
         raise ValueError(f"{func}: `rho` must not have negative eigenvalues, got {share:.3g} times its largest entry")
     return MatrixProblem(backend, measure, None, matrix, exponent)
 

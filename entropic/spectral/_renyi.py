@@ -12,6 +12,7 @@ from .._backend import Array
 from .._validate import check_base, check_choice
 from ..neighbors._search import as_samples, check_same_length, samples_backend
 from ._diffusion import check_symmetric
+from ._eigen import eigenvalues
 from ._matrix import check_order, divided, renyi, settled
 from ._operators import PointAffinity, point_affinity
 from ._width import check_sigma
@@ -50,14 +51,14 @@ class Variables:
             ones = np.ones(self.n)
             squares = math.fsum(self._points(which).product_and_squares(ones[:, None], ones)[1])
             return max(0.0, -math.log(squares / self.n**2) / self.log_base)
-        eigenvalues = settled(np.linalg.eigvalsh(self.kernel(which)))
-        return float(divided(renyi(self.order), self.log_base)(eigenvalues)[0])
+        spectrum = settled(eigenvalues(self.kernel(which)))
+        return float(divided(renyi(self.order), self.log_base)(spectrum)[0])
 
     def slope(self, which: tuple[int, ...]) -> tuple[float, np.ndarray, np.ndarray]:
         """The entropy, its gradient to the kernel, and the kernel."""
         kernel = self.kernel(which)
-        eigenvalues, vectors = np.linalg.eigh(kernel)
-        value, slope = divided(renyi(self.order), self.log_base)(settled(eigenvalues))
+        values, vectors = np.linalg.eigh(kernel)
+        value, slope = divided(renyi(self.order), self.log_base)(settled(values))
         return float(value), (vectors * slope) @ vectors.T, kernel
 
 

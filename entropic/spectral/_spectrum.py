@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._bounds import Tail, compressed_interval, entropy_of, tail_interval, widened
+from ._eigen import eigenvalues
 from ._lanczos import BlockLanczos
 from ._operators import Affinity, Diffusion, MatrixAffinity, first_functions, stored
 from ._quadrature import LARGEST_TIME, UNSEEN, Quadratures, orthogonal_probes, sampled_entropies
@@ -33,22 +34,22 @@ class Spectrum:
     converged: bool
 
 
-def settled_magnitudes(eigenvalues: np.ndarray) -> tuple[np.ndarray, float]:
+def settled_magnitudes(values: np.ndarray) -> tuple[np.ndarray, float]:
     """Magnitudes, of which those that are 1 but for rounding are 1, and what rounding may be."""
-    rounding = 2e-15 * math.sqrt(len(eigenvalues))
-    magnitudes = np.abs(eigenvalues)
+    rounding = 2e-15 * math.sqrt(len(values))
+    magnitudes = np.abs(values)
     return np.where(magnitudes > 1 - rounding, 1.0, magnitudes), rounding
 
 
 def dense_spectrum(diffusion: Diffusion, times: np.ndarray, tol: float) -> Spectrum:
-    eigenvalues = np.linalg.eigvalsh(diffusion.dense())[::-1]
-    magnitudes, rounding = settled_magnitudes(eigenvalues)
+    found = eigenvalues(diffusion.dense())[::-1]
+    magnitudes, rounding = settled_magnitudes(found)
     # For t < 1 eigenvalues that rounding hides may count: from 0, which is the value, to all that it can hide.
     clear = np.where(magnitudes > rounding, magnitudes, 0.0)
     values = np.array([entropy_of((magnitudes if t >= 1 else clear) ** t) for t in times])
     most = np.array([entropy_of(np.maximum(magnitudes, rounding) ** t) for t in times])
     upper = np.where(times >= 1, values, np.maximum(most, values))
-    return Spectrum(values, values, upper, "dense", eigenvalues, bool((upper - values <= tol).all()))
+    return Spectrum(values, values, upper, "dense", found, bool((upper - values <= tol).all()))
 
 
 class _Bounds:

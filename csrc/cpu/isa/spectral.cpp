@@ -2,6 +2,7 @@
 // clang-format off: the templates of spectral.hpp find the packs' functions only where simd.hpp came before
 #include "../kernels.hpp"
 #include "../simd.hpp"
+#include "entropic/eigen.hpp"
 #include "entropic/spectral.hpp"
 #include "set.hpp"
 // clang-format on
@@ -19,11 +20,18 @@ void add_product_of(const T* g, index_t across, index_t along, index_t rows, ind
   add_product<NativePack<T>>(g, across, along, rows, depth, v, v_ld, columns, y, y_ld);
 }
 
+void factor_panel_of(double* columns, index_t ld, index_t rows, double* tau, double* r) {
+  factor_panel<NativePack<double>>(columns, ld, rows, tau, r);
+}
+
+void chase_bulges_of(double* band, index_t n) { chase_bulges<NativePack<double>>(band, n); }
+
 }  // namespace
 
 namespace cpu {
 
-const SpectralKernels ENTROPIC_OF_SET(spectral) = {kernel_row_of, add_product_of<double>, add_product_of<float>};
+const SpectralKernels ENTROPIC_OF_SET(spectral) = {kernel_row_of, add_product_of<double>, add_product_of<float>,
+                                                   factor_panel_of, chase_bulges_of};
 
 }  // namespace cpu
 }  // namespace entropic

@@ -46,7 +46,8 @@ ENTROPIC_INLINE void add_block(const T* g, index_t across, index_t along, index_
 template <class P, class T = typename P::Element>
 ENTROPIC_INLINE void add_product(const T* g, index_t across, index_t along, index_t rows, index_t depth, const T* v,
                                  index_t v_ld, index_t columns, T* y, index_t y_ld) {
-  constexpr int packs = P::width < 16 ? 2 : 1, most = 8 / packs;
+  // as many sums as registers hold beside what they are made of
+  constexpr int packs = P::width < 16 ? 2 : 1, sums = sizeof(T) * P::width == 64 ? 16 : 8, most = sums / packs;
   for (index_t c = 0; c < columns; c += packs * P::width) {
     index_t i = 0;
     for (; i + most <= rows; i += most)

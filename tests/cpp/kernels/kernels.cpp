@@ -548,6 +548,86 @@ static void test_spectral(const SpectralKernels& k) {
     }
 }
 
+static void test_single_products(const SpectralKernels& k) {
+  std::mt19937_64 generator(6);
+  std::normal_distribution<float> normal;
+  const index_t rows = 19, depth = 37, columns = 32;
+  std::vector<float> g(rows * depth), v(depth * columns), y(rows * columns, 1.0f);
+  for (float& value : g) value = normal(generator);
+  for (float& value : v) value = normal(generator);
+  k.add_single_product(g.data(), depth, 1, rows, depth, v.data(), columns, columns, y.data(), columns);
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t c = 0; c < columns; ++c) {
+      double want = 1, size = 1;
+      for (index_t j = 0; j < depth; ++j) {
+        want += double(g[i * depth + j]) * v[j * columns + c];
+        size += std::abs(double(g[i * depth + j]) * v[j * columns + c]);
+      }
+      check_near("add_single_product", (y[i * columns + c] - want) / size, 0, 1e-6);
+    }
+}
+
+// Q R = the columns, with Q = H_0 H_1 ... from the vectors that are left.
+static void test_panels(const SpectralKernels& k) {
+  std::mt19937_64 generator(7);
+  std::normal_distribution<double> normal;
+  const index_t band = 32, ld = 112;
+  for (const index_t rows : {1, 20, 32, 33, 100}) {
+    std::vector<double> columns(band * ld, 0.0), tau(band), r(band * band);
+    for (index_t c = 0; c < band; ++c)
+      for (index_t i = 0; i < rows; ++i) columns[c * ld + i] = c % 5 == 4 ? columns[i] : normal(generator);
+    const std::vector<double> given = columns;
+    k.factor_panel(columns.data(), ld, rows, tau.data(), r.data());
+    for (index_t c = 0; c < band; ++c) {
+      std::vector<long double> x(rows, 0);
+      for (index_t i = 0; i < std::min(rows, band); ++i) x[i] = r[i * band + c];
+      for (index_t h = std::min(rows, band); h-- > 0;) {
+        long double along = 0;
+        for (index_t i = 0; i < rows; ++i) along += columns[h * ld + i] * x[i];
+        for (index_t i = 0; i < rows; ++i) x[i] -= tau[h] * along * columns[h * ld + i];
+      }
+      for (index_t i = 0; i < rows; ++i) check_near("factor_panel", 10 + given[c * ld + i], 10 + double(x[i]), 1e-14);
+    }
+  }
+}
+
+// The traces of a band matrix and of its square, cube and fourth power are those of the tridiagonal one.
+static void test_bulges(const SpectralKernels& k) {
+  std::mt19937_64 generator(8);
+  std::normal_distribution<double> normal;
+  const index_t width = 32, stride = 64;
+  for (const index_t n : {1, 2, 31, 33, 34, 66, 130}) {
+    std::vector<double> memory((n + width + 1) * stride + 16, 0.0), full(n * n, 0.0), made(n * n, 0.0);
+    double* band = memory.data() + 16;
+    for (index_t j = 0; j < n; ++j)
+      for (index_t i = j; i < std::min(n, j + width + 1); ++i)
+        full[i * n + j] = full[j * n + i] = band[j * stride + i - j] = normal(generator) / std::sqrt(double(n));
+    k.chase_bulges(band, n);
+    for (index_t j = 0; j < n; ++j) {
+      made[j * n + j] = band[j * stride];
+      if (j + 1 < n) made[j * n + j + 1] = made[(j + 1) * n + j] = band[j * stride + 1];
+      for (index_t i = j + 2; i < std::min(n, j + width + 1); ++i)
+        check_near("chased", 1 + band[j * stride + i - j], 1, 0);
+    }
+    const auto traces = [n](const std::vector<double>& a) {
+      std::vector<long double> square(n * n, 0), sums(4, 0);
+      for (index_t i = 0; i < n; ++i)
+        for (index_t j = 0; j < n; ++j)
+          for (index_t l = 0; l < n; ++l) square[i * n + j] += static_cast<long double>(a[i * n + l]) * a[l * n + j];
+      for (index_t i = 0; i < n * n; ++i) {
+        if (i % (n + 1) == 0) sums[0] += a[i];
+        sums[1] += static_cast<long double>(a[i]) * a[i];
+        sums[2] += square[i] * a[i];
+        sums[3] += square[i] * square[i];
+      }
+      return sums;
+    };
+    const auto before = traces(full), after = traces(made);
+    for (int power = 0; power < 4; ++power)
+      check_near("chase_bulges", 10.0 * n + double(after[power]), 10.0 * n + double(before[power]), 1e-13);
+  }
+}
+
 int main() {
   const Kernels& k = ENTROPIC_TEST_KERNELS;
   test_functions(k.f32);
@@ -565,6 +645,9 @@ int main() {
   test_couplings(*k.coupling);
   test_neighbors(*k.neighbors);
   test_spectral(*k.spectral);
+  test_single_products(*k.spectral);
+  test_panels(*k.spectral);
+  test_bulges(*k.spectral);
 
   double a[] = {50, 3, 50, 1}, b[] = {1, 2, -1, 0};
   SignedSum s{-HUGE_VAL, 0, 0};
