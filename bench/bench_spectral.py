@@ -23,6 +23,9 @@ from reference.spectral import published_entropy, published_information  # noqa:
 
 Contestants = dict[str, Callable[[], Any]]
 
+# OpenBLAS's threads go on spinning for about so long.
+_PAUSE = 0.15
+
 
 # ---- peers -----------------------------------------------------------------------------------------------------------
 
@@ -60,6 +63,7 @@ def once(contestants: Contestants) -> dict[str, float]:
     """Seconds of one call each: for minutes of work."""
     seconds = {}
     for name, f in contestants.items():
+        time.sleep(_PAUSE)
         start = time.perf_counter()
         f()
         seconds[name] = time.perf_counter() - start
@@ -68,7 +72,7 @@ def once(contestants: Contestants) -> dict[str, float]:
 
 def row(work: str, threads: int, contestants: Contestants, rounds: int) -> dict[str, Any]:
     with threadpool_limits(threads), entropic.num_threads(threads):
-        seconds = race(contestants, rounds, least_seconds=0.005) if rounds else once(contestants)
+        seconds = race(contestants, rounds, least_seconds=0.005, pause=_PAUSE) if rounds else once(contestants)
     print(f"  {work}, {threads}: " + ", ".join(f"{n} {s:.4g} s" for n, s in seconds.items()), flush=True)
     return {"work": work, "threads": threads, "seconds": seconds}
 
@@ -105,8 +109,9 @@ def entropy_rows(quick: bool, threads: int) -> list[dict[str, Any]]:
 
 
 def other_rows(quick: bool, threads: int) -> list[dict[str, Any]]:
-    n, m = (500, 256) if quick else (20_000, 4096)
+    n, m, layers = (500, 256, 2) if quick else (20_000, 4096, 24)
     x, y, rows = normal(n, 10), normal(n, 10, 1), normal(m, 768, 2).astype(np.float32)
+    batch = normal(layers * 512, 256, 3).reshape(layers, 512, 256).astype(np.float32)
     densities: Contestants = {
         "entropic": lambda: entropic.cauchy_schwarz_divergence(x, y, sigma=1.0),
         "NumPy": lambda: plain_cauchy_schwarz(x, y, 1.0),
@@ -115,9 +120,15 @@ def other_rows(quick: bool, threads: int) -> list[dict[str, Any]]:
         "entropic": lambda: entropic.matrix_entropy(rows),
         "NumPy": lambda: plain_matrix_entropy(rows),
     }
+    many: Contestants = {
+        "entropic": lambda: entropic.matrix_entropy(batch),
+        "NumPy": lambda: [plain_matrix_entropy(one) for one in batch],
+    }
+    rounds = 1 if quick else 9
     return [
         row(f"Cauchy-Schwarz divergence, n = m = {n:,}, d = 10", threads, densities, 0),
-        row(f"matrix entropy of ({m:,}, 768), float32", threads, spectra, 1 if quick else 9),
+        row(f"matrix entropy of ({m:,}, 768), float32", threads, spectra, rounds),
+        row(f"matrix entropies of ({layers}, 512, 256), float32", threads, many, rounds),
     ]
 
 

@@ -1,6 +1,7 @@
 // Bindings of the spectral family: kernel matrices of points. Python has checked the values.
 #include "../cpu/spectral.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -93,6 +94,23 @@ Doubles symmetric_eigenvalues(const Doubles& a) {
   return out;
 }
 
+// The smaller of z' z and z z' for a batch of rows.
+template <class T>
+Doubles gram_matrices(const py::array_t<T, py::array::c_style>& z) {
+  if (z.ndim() != 3) throw std::invalid_argument("a batch of rows");
+  const index_t count = z.shape(0), n = z.shape(1), d = z.shape(2), m = std::min(n, d);
+  Doubles out(std::vector<py::ssize_t>{count, m, m});
+  const T* from = z.data();
+  double* to = out.mutable_data();
+  bool finished;
+  {
+    MaybeReleaseGil released(count * m * n * d);
+    finished = cpu::gram_matrices(from, count, n, d, d <= n, to);
+  }
+  raise_if_interrupted(finished);
+  return out;
+}
+
 }  // namespace
 
 void register_spectral(py::module_& m) {
@@ -102,6 +120,8 @@ void register_spectral(py::module_& m) {
       .def("product", &product, py::arg("v"), py::arg("w") = py::none())
       .def("dense", &dense, py::arg("single") = false);
   m.def("symmetric_eigenvalues", &symmetric_eigenvalues, py::arg("a"));
+  m.def("gram_matrices", &gram_matrices<float>, py::arg("z").noconvert());
+  m.def("gram_matrices", &gram_matrices<double>, py::arg("z").noconvert());
   m.def("single_product", &single_product, py::arg("g"), py::arg("v"), py::arg("w") = py::none());
 }
 

@@ -183,9 +183,16 @@ void tridiagonal_eigenvalues(double* d, double* e, index_t n) {
   std::sort(d, d + n);
 }
 
+double largest_magnitude(const double* a, index_t count) {
+  constexpr index_t lanes = 8;  // independent ones, so that compilers use vectors
+  double top[lanes] = {};
+  for (index_t i = 0; i < count; i += lanes)
+    for (index_t j = 0; j < std::min(lanes, count - i); ++j) top[j] = std::max(top[j], std::abs(a[i + j]));
+  return *std::max_element(top, top + lanes);
+}
+
 bool eigenvalues_of(const double* a, index_t n, double* out) {
-  double largest = 0;
-  for (index_t i = 0; i < n * n; ++i) largest = std::max(largest, std::abs(a[i]));
+  const double largest = largest_magnitude(a, n * n);
   if (largest == 0) {
     std::fill_n(out, n, 0.0);
     return true;
@@ -207,7 +214,35 @@ bool eigenvalues_of(const double* a, index_t n, double* out) {
   return true;
 }
 
+// Z' Z for Z (depth, m) with rows `ld` apart, in whole packs; `ld` numbers behind each other of `out` too.
+void multiply_by_transpose(const double* z, index_t depth, index_t m, index_t ld, double* out) {
+  std::fill_n(out, m * ld, 0.0);
+  for (index_t row = 0; row < m; row += kStrip)
+    for (index_t k = 0; k < depth; k += kStrip)
+      active().spectral->add_product(z + k * ld + row, 1, ld, std::min(kStrip, m - row), std::min(kStrip, depth - k),
+                                     z + k * ld, ld, std::min(m, row + kStrip), out + row * ld, ld);
+}
+
 }  // namespace
+
+template <class T>
+bool gram_matrices(const T* z, index_t count, index_t n, index_t d, bool tall, double* out) {
+  const index_t m = tall ? d : n, depth = tall ? n : d, ld = padded(m);
+  return for_units(count, count * m * m * depth, [&](index_t matrix) {
+    std::vector<double> rows(static_cast<std::size_t>(depth * ld), 0.0), product(static_cast<std::size_t>(m * ld));
+    const T* from = z + matrix * n * d;
+    for (index_t i = 0; i < n; ++i)
+      for (index_t j = 0; j < d; ++j)
+        rows[static_cast<std::size_t>(tall ? i * ld + j : j * ld + i)] = static_cast<double>(from[i * d + j]);
+    multiply_by_transpose(rows.data(), depth, m, ld, product.data());
+    double* to = out + matrix * m * m;
+    for (index_t i = 0; i < m; ++i)
+      for (index_t j = 0; j <= i; ++j) to[i * m + j] = to[j * m + i] = product[static_cast<std::size_t>(i * ld + j)];
+  });
+}
+
+template bool gram_matrices(const float*, index_t, index_t, index_t, bool, double*);
+template bool gram_matrices(const double*, index_t, index_t, index_t, bool, double*);
 
 bool symmetric_eigenvalues(const double* a, index_t count, index_t n, double* out) {
   if (count == 1) return eigenvalues_of(a, n, out);

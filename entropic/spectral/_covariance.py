@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _core
 from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
 from .._validate import check_flag, check_integer
 from ..logits._functions import cast, check_real, float_dtype
@@ -62,6 +63,10 @@ class Rows:
     def gram(self, exact: bool = False) -> np.ndarray:
         """The smaller of z' z and z z', in float64; `exact`: of float32 rows too, for what small eigenvalues decide."""
         n, d = self.z.shape[-2:]
+        if self.z.size > n * d:
+            # Many: one for each thread, as their eigenvalues are. BLAS has its own threads, which spin beside ours.
+            many: np.ndarray = _core.gram_matrices(np.ascontiguousarray(self.z).reshape(-1, n, d))
+            return many.reshape(*self.z.shape[:-2], *many.shape[1:])
         if not self.tall or exact or self.z.dtype == np.float64:
             wide = self.z.astype(np.float64, copy=False)
             flipped = np.swapaxes(wide, -1, -2)

@@ -46,6 +46,8 @@ class MatrixAffinity(Affinity):
         self.diagonal = np.diag(matrix).copy()
 
     def product(self, v: np.ndarray) -> np.ndarray:
+        if v.shape[1] == 1:  # without BLAS, whose threads would go on spinning beside ours
+            return np.asarray(np.einsum("ij,jk->ik", self._matrix, v))
         return np.asarray(self._matrix @ v)
 
     def product_and_squares(self, v: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,9 +186,7 @@ class Diffusion:
         return image
 
     def dense(self) -> np.ndarray:
-        k = self.affinity.dense() * self.scale[:, None]
-        k *= self.scale
-        return np.asarray(k)
+        return np.asarray(np.einsum("ij,i,j->ij", self.affinity.dense(), self.scale, self.scale))
 
 
 def _check_degrees(func: str, degrees: np.ndarray) -> None:
