@@ -85,6 +85,7 @@ CASES = [
     ("coding_rate_reduction", (normal(8, 4),), {"labels": LABELS}),
     ("diffusion_spectral_entropy", (normal(8, 3),), {"sigma": 1.0, "t": [1, 2]}),
     ("diffusion_spectral_mutual_information", (normal(8, 3),), {"sigma": 1.0, "y": LABELS, "rng": 0}),
+    ("diffusion_spectrum", (normal(8, 3),), {"sigma": 1.0, "count": 4}),
     ("matrix_renyi_entropy", (normal(8, 3), normal(8, 2)), {"sigma": 1.0}),
     ("matrix_mutual_information", (normal(8, 3), normal(8, 2)), {"sigma": 1.0}),
     ("cauchy_schwarz_divergence", (normal(8, 3), normal(7, 3)), {"sigma": 1.0}),

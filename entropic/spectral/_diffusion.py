@@ -41,6 +41,9 @@ _DENSE_FIRST, _DENSE_MANY = 1024, 256
 _ROUNDS = ((8, 1 / 4), (64, 1 / 16))
 _MOST_BINS = 2**31 - 1
 
+# Eigenvalues that differ by less are one.
+SAME = 1e-10
+
 # What float32 kernel matrices may change such a sum by.
 _SINGLE = 1e-5
 
@@ -98,16 +101,17 @@ class Kernel:
             return GraphAffinity(Space(x, "euclidean").nearest(self.k)[1])
         if self.name == "adaptive":
             return point_affinity(x, _adaptive_widths(func, x, self.k), 1.0, positive=False)
-        return MatrixAffinity(_in_range(x), positive=False)
+        exponent = range_exponent(x)
+        return MatrixAffinity(np.ldexp(x, -exponent) if exponent else x, positive=False)
 
     def of_part(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return np.asarray(x[np.ix_(rows, rows)] if self.name == "precomputed" else x[rows])
 
 
-def _in_range(matrix: np.ndarray) -> np.ndarray:
-    """An affinity matrix, or a multiple by a power of two whose squares and sums are in range."""
+def range_exponent(matrix: np.ndarray) -> int:
+    """By which power of two affinities are divided for their squares and sums to be in range: 0 where they are."""
     exponent = int(np.frexp(matrix.max())[1])
-    return np.ldexp(matrix, -exponent) if abs(exponent) > 100 else matrix
+    return exponent if abs(exponent) > 100 else 0
 
 
 def _adaptive_widths(func: str, x: np.ndarray, k: int) -> np.ndarray:
@@ -330,7 +334,9 @@ def diffusion_spectral_entropy(
 
     A pass over the pairs computes each affinity once, for both points, and multiplies blocks of 16 or 32 vectors with
     it: about n^2 (d + 32) operations, of which there are some 10. The memory is O(n (d + vectors)), at most 64 MB of
-    vectors; up to 4,096 points the matrix is kept. Backends: CPU.
+    vectors; up to 4,096 points the matrix is kept. :func:`entropic.vjp` has the gradient, by all eigenvectors, for
+    every kernel but "knn", whose affinities are constants; with ``sigma="median"`` it goes through the width. Backends:
+    CPU.
 
     References
     ----------
@@ -475,7 +481,8 @@ def diffusion_spectral_mutual_information(
     -----
     It is not symmetric, and that of x with itself is not its entropy. The cost is that of ``(n_repeats + 1)`` entropies
     for each class; "lanczos" keeps the kernel matrix of one class in float32 (up to 4,096 points, beyond that it is
-    computed as it is needed), and multiplies 16 vectors with it, some 5 to 12 times. Backends: CPU.
+    computed as it is needed), and multiplies 16 vectors with it, some 5 to 12 times. :func:`entropic.vjp` has the
+    gradient for the same random sets. Backends: CPU.
 
     References
     ----------
@@ -610,7 +617,9 @@ def diffusion_spectrum(
     Notes
     -----
     Block Lanczos with full orthogonalisation: some tens of passes over the pairs at most, each of about n^2 (d + 32)
-    operations, and O(n (d + vectors)) memory. Backends: CPU.
+    operations, and O(n (d + vectors)) memory; then a search from random vectors beside those that were found, for a
+    block finds no more copies of an eigenvalue than it has vectors. :func:`entropic.vjp` has the gradients of the
+    eigenvalues, which are its value; equal ones have that of their mean. Backends: CPU.
 
     References
     ----------
@@ -644,17 +653,13 @@ def diffusion_spectrum(
             ConvergenceWarning,
             stacklevel=2,
         )
-    ones = values > 1 - _ONE  # one for each part that is not connected: of their vectors the constant comes first
+    ones = values > 1 - SAME  # one for each part that is not connected: of their vectors the constant comes first
     vectors[:, ones] = _beginning_with(vectors[:, ones], diffusion.first_vector)
     vectors[:, 1:] -= diffusion.first_vector[:, None] * (diffusion.first_vector @ vectors[:, 1:])
     vectors /= np.linalg.norm(vectors, axis=0)
     scaled = vectors / diffusion.first_vector[:, None]
     scaled *= np.where(scaled[np.abs(scaled).argmax(axis=0), np.arange(wanted)] < 0, -1.0, 1.0)
     return DiffusionSpectrum(values, scaled, diffusion.first_vector**2, residuals, converged)
-
-
-# Eigenvalues that differ by less are one.
-_ONE = 1e-10
 
 
 def _beginning_with(vectors: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -666,9 +671,9 @@ def _beginning_with(vectors: np.ndarray, first: np.ndarray) -> np.ndarray:
     return np.asarray(turned)
 
 
-def _descending(values: np.ndarray) -> np.ndarray:
+def descending(values: np.ndarray) -> np.ndarray:
     """By magnitude; of equal ones the positive first, so that 1 comes before -1."""
-    return np.argsort(-np.abs(values) - _ONE * (values > 0), kind="stable")
+    return np.argsort(-np.abs(values) - SAME * (values > 0), kind="stable")
 
 
 def _largest(
@@ -678,7 +683,7 @@ def _largest(
     most = max(int(min(n / 2, 3e8 / (8 * n))) // block, 1) * block
     if n <= 256 or most < 2 * count:
         values, vectors = np.linalg.eigh(diffusion.dense())
-        order = _descending(values)[:count]
+        order = descending(values)[:count]
         return values[order], vectors[:, order], np.zeros(count)
     search = BlockLanczos(diffusion.product, diffusion.start, diffusion.image, most)
     while search.room():
@@ -686,14 +691,14 @@ def _largest(
         if search.size < count:
             continue
         values, coefficients, residuals = search.ritz()
-        order = _descending(values)[:count]
+        order = descending(values)[:count]
         if (residuals[order] <= tol).all():
             break
     found = values[order], search.vectors(coefficients[:, order]), residuals[order]
     # A block finds no more copies of an eigenvalue than it has vectors.
     while (more := _missed(diffusion, *found[:2], tol, rng)) is not None:
         joined = [np.concatenate([a, b], axis=-1) for a, b in zip(found, more, strict=True)]
-        order = _descending(joined[0])[:count]
+        order = descending(joined[0])[:count]
         found = joined[0][order], joined[1][:, order], joined[2][order]
     return found
 

@@ -12,11 +12,12 @@ from .._validate import check_integer
 from .._vjp import Pullback, cotangent_of, rule_for
 from ..logits import softmax
 from ..logits._functions import cast, float_dtype
+from ..neighbors._search import Space
 from . import _density, _diffusion, _matrix, _renyi
 from ._covariance import CovarianceStream, Rows
 from ._density import RowSums, Term, pull_others
 from ._matrix import MatrixProblem, shannon
-from ._operators import Affinity, Diffusion, centre_of
+from ._operators import Affinity, Diffusion, centre_of, scaled_points
 from ._spectrum import settled_magnitudes
 from ._width import pull_width
 
@@ -120,56 +121,104 @@ def _to_affinity(affinity: Affinity, diffusion: Diffusion, alpha: float, to_k: n
     return np.asarray((to_g + to_g.T) / 2)
 
 
-class _DenseEntropy:
-    """One diffusion entropy with its eigenvectors."""
+def _through_adaptive(x: np.ndarray, g: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
+    """The same for g_ij = exp(-|x_i - x_j|^2 / (s_i s_j)) and s_i the distance to the k-th neighbour."""
+    points, exponent = scaled_points(x)
+    distances, neighbours = Space(points, "euclidean").nearest(k)
+    width, neighbour = distances[:, -1], neighbours[:, -1]
+    rates = weights / width[:, None] / width
+    grad = -4 * (points * rates.sum(axis=1)[:, None] - rates @ points)
+    squares = -np.log(g, where=g > 0, out=np.zeros_like(g))  # over both widths
+    by_width = 2 * (weights * squares).sum(axis=1) / width
+    moves = by_width[:, None] * (points - points[neighbour]) / width[:, None]
+    grad += moves
+    np.subtract.at(grad, neighbour, moves)
+    return np.asarray(np.ldexp(grad, -exponent))
 
-    def __init__(self, problem: _diffusion.Problem, x: np.ndarray) -> None:
-        self.problem, self.x = problem, x
-        self.affinity = problem.kernel.affinity(problem.func, x)
-        self.diffusion = Diffusion(problem.func, self.affinity, problem.alpha)
+
+class _Walk:
+    """The diffusion matrix of points, or of affinities, with all its eigenvectors."""
+
+    def __init__(self, func: str, kernel: _diffusion.Kernel, x: np.ndarray, alpha: float) -> None:
+        self.kernel, self.x, self.alpha = kernel, x, alpha
+        self.affinity = kernel.affinity(func, x)
+        self.diffusion = Diffusion(func, self.affinity, alpha)
         self.eigenvalues, self.vectors = np.linalg.eigh(self.diffusion.dense())
-        self.times = np.atleast_1d(problem.times)
 
-    def pull(self, cotangent: np.ndarray) -> np.ndarray:
-        """Gradient to the points, or to the affinities that were given; `cotangent` for each t."""
-        settled, rounding = settled_magnitudes(self.eigenvalues)
-        slope = np.zeros(len(settled))
-        for t, g in zip(self.times, cotangent, strict=True):
-            if t > 0:
-                magnitudes = settled if t >= 1 else np.where(settled > rounding, settled, 0.0)
-                inner = np.where(magnitudes > 0, t * np.where(magnitudes > 0, magnitudes, 1.0) ** (t - 1), 0.0)
-                slope += g / self.problem.log_base * shannon(magnitudes**t)[1] * inner * np.sign(self.eigenvalues)
-        to_k = (self.vectors * slope) @ self.vectors.T
-        to_g = _to_affinity(self.affinity, self.diffusion, self.problem.alpha, to_k)
-        if self.problem.kernel.name == "precomputed":
-            return to_g
-        sigma = self.problem.kernel.sigma
-        assert sigma is not None
-        return _through_kernel(self.x, to_g * self.affinity.dense(), sigma)
+    def pull(self, slope: np.ndarray) -> np.ndarray:
+        """Gradient to x from that to the eigenvalues, with a fixed width."""
+        to_g = _to_affinity(self.affinity, self.diffusion, self.alpha, (self.vectors * slope) @ self.vectors.T)
+        if self.kernel.name == "precomputed":
+            return np.asarray(np.ldexp(to_g, -_diffusion.range_exponent(self.x)))
+        g = self.affinity.dense()
+        if self.kernel.name == "adaptive":
+            return _through_adaptive(self.x, g, to_g * g, self.kernel.k)
+        assert self.kernel.sigma is not None
+        return _through_kernel(self.x, to_g * g, self.kernel.sigma)
+
+
+def _pull_entropy(problem: _diffusion.Problem, x: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
+    """Gradient of one diffusion entropy; `cotangent` for each t."""
+    walk = _Walk(problem.func, problem.kernel, x, problem.alpha)
+    settled, rounding = settled_magnitudes(walk.eigenvalues)
+    slope = np.zeros(len(settled))
+    for t, g in zip(np.atleast_1d(problem.times), cotangent, strict=True):
+        if t > 0:
+            magnitudes = settled if t >= 1 else np.where(settled > rounding, settled, 0.0)
+            inner = np.where(magnitudes > 0, t * np.where(magnitudes > 0, magnitudes, 1.0) ** (t - 1), 0.0)
+            slope += g / problem.log_base * shannon(magnitudes**t)[1] * inner * np.sign(walk.eigenvalues)
+    return walk.pull(slope)
+
+
+def _with_width(kernel: _diffusion.Kernel, sigma: Any, x: np.ndarray, grad: np.ndarray) -> np.ndarray:
+    """With what a width adds that depends on the points."""
+    return pull_width(x, sigma, grad) if kernel.name == "gaussian" else grad
 
 
 def _check_differentiable(func: str, kernel: Any) -> None:
-    if kernel not in ("gaussian", "precomputed"):
-        raise TypeError(f"vjp of {func}: kernel={kernel!r} is not supported, its widths or edges depend on the points")
+    if kernel == "knn":
+        raise TypeError(f'vjp of {func}: kernel="knn" is not supported, its affinities are constants')
 
 
 @rule_for(_diffusion.diffusion_spectral_entropy)
 def _diffusion_spectral_entropy(
     x: Array, *, wrt: tuple[str, ...], sigma: Any = 10.0, t: Any = 1, alpha: Any = 0.0, kernel: str = "gaussian",
-    base: Any = 2.0, **options: Any,
+    k: Any = 15, base: Any = 2.0, **options: Any,
 ) -> tuple[Any, Pullback]:  # fmt: skip
     func = "diffusion_spectral_entropy"
     _check_differentiable(func, kernel)
     value = _diffusion.diffusion_spectral_entropy(
-        x, sigma=sigma, t=t, alpha=alpha, kernel=kernel, base=base, **options
+        x, sigma=sigma, t=t, alpha=alpha, kernel=kernel, k=k, base=base, **options
     ).value
 
     def pullback(g: Any) -> tuple[Any, ...]:
-        points, kept = _diffusion.check_kernel(func, x, kernel, sigma, 1)
+        points, kept = _diffusion.check_kernel(func, x, kernel, sigma, k)
         problem = _diffusion.problem_of(func, kept, t, alpha, base, "dense", 1.0, None)
         cotangent = np.atleast_1d(cotangent_of(func, g, np.shape(value)))
-        grad = _DenseEntropy(problem, points).pull(cotangent)
-        return (_as_given(pull_width(points, sigma, grad) if kept.name == "gaussian" else grad, x),)
+        return (_as_given(_with_width(kept, sigma, points, _pull_entropy(problem, points, cotangent)), x),)
+
+    return value, pullback
+
+
+@rule_for(_diffusion.diffusion_spectrum)
+def _diffusion_spectrum(
+    x: Array, *, wrt: tuple[str, ...], count: Any = 10, sigma: Any = 10.0, alpha: Any = 0.0, kernel: str = "gaussian",
+    k: Any = 15, **options: Any,
+) -> tuple[Any, Pullback]:  # fmt: skip
+    """Of the eigenvalues, u' dK u for a vector u; equal ones share theirs, whatever their basis."""
+    func = "diffusion_spectrum"
+    _check_differentiable(func, kernel)
+    value = _diffusion.diffusion_spectrum(x, count, sigma=sigma, alpha=alpha, kernel=kernel, k=k, **options).eigenvalues
+
+    def pullback(g: Any) -> tuple[Any, ...]:
+        points, kept = _diffusion.check_kernel(func, x, kernel, sigma, k)
+        walk = _Walk(func, kept, points, float(alpha))
+        order = _diffusion.descending(walk.eigenvalues)
+        slope = np.zeros(len(points))
+        slope[order[: len(value)]] = cotangent_of(func, g, value.shape)
+        same = np.abs(walk.eigenvalues[:, None] - walk.eigenvalues) < _diffusion.SAME
+        shared = same @ slope / same.sum(axis=1)
+        return (_as_given(_with_width(kept, sigma, points, walk.pull(shared)), x),)
 
     return value, pullback
 
@@ -177,11 +226,11 @@ def _diffusion_spectral_entropy(
 @rule_for(_diffusion.diffusion_spectral_mutual_information)
 def _diffusion_spectral_mutual_information(
     x: Array, *, wrt: tuple[str, ...], y: Any, sigma: Any = 10.0, t: Any = 1, n_repeats: Any = 5, n_bins: Any = None,
-    alpha: Any = 0.0, kernel: str = "gaussian", base: Any = 2.0, rng: Any = None, **options: Any,
+    alpha: Any = 0.0, kernel: str = "gaussian", k: Any = 15, base: Any = 2.0, rng: Any = None, **options: Any,
 ) -> tuple[Any, Pullback]:  # fmt: skip
     func = "diffusion_spectral_mutual_information"
     _check_differentiable(func, kernel)
-    points, kept = _diffusion.check_kernel(func, x, kernel, sigma, 1)
+    points, kept = _diffusion.check_kernel(func, x, kernel, sigma, k)
     problem = _diffusion.problem_of(func, kept, t, alpha, base, "dense", 1.0, rng)
     repeats = check_integer(func, "n_repeats", n_repeats, 1)
     parts = _diffusion.parts_of(func, points, y, n_bins, repeats, problem)
@@ -192,12 +241,12 @@ def _diffusion_spectral_mutual_information(
         cotangent = np.atleast_1d(cotangent_of(func, g, np.shape(shaped)))
         grad = np.zeros(points.shape)
         for factor, rows in parts:
-            part = factor * _DenseEntropy(problem, kept.of_part(points, rows)).pull(cotangent)
+            part = factor * _pull_entropy(problem, kept.of_part(points, rows), cotangent)
             if kept.name == "precomputed":
                 grad[np.ix_(rows, rows)] += part
             else:
                 grad[rows] += part
-        return (_as_given(pull_width(points, sigma, grad) if kept.name == "gaussian" else grad, x),)
+        return (_as_given(_with_width(kept, sigma, points, grad), x),)
 
     return shaped, pullback
 

@@ -2,7 +2,7 @@
 // H = 1 - tau v v'.
 #pragma once
 
-#include <math.h>
+#include <cmath>
 
 #include "config.hpp"
 
