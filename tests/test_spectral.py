@@ -128,6 +128,26 @@ def test_eigenvalues_that_are_known():
     np.testing.assert_allclose(eigenvalues(circulant), np.sort(np.fft.fft(row).real), atol=1e-13)
 
 
+def test_eigenvalues_that_differ_by_rounding(rng):
+    """What is beside equal diagonal elements is at the level of their last place: shifts are lost there."""
+    for k in range(1, 60):
+        beside = k * np.finfo(float).eps / 8
+        for diagonal in (1.0, 1.9999999999999996, 2.0000000000000018):
+            pair = np.array([[diagonal, beside], [beside, diagonal]])
+            np.testing.assert_allclose(eigenvalues(pair), diagonal, rtol=1e-15)
+            np.testing.assert_allclose(eigenvalues(np.kron(np.eye(3), pair)), diagonal, rtol=1e-15)
+    for n in rng.integers(2, 90, 300):
+        q = np.linalg.qr(rng.normal(size=(n, n)))[0]
+        for values in (
+            1 + 1e-15 * rng.normal(size=n),
+            np.sign(rng.normal(size=n)),
+            1 + 10.0 ** rng.uniform(-17, -1, n),
+        ):
+            matrix = (q * values) @ q.T
+            matrix = (matrix + matrix.T) / 2
+            np.testing.assert_allclose(eigenvalues(matrix), np.linalg.eigvalsh(matrix), atol=1e-14)
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_eigenvalues_do_not_depend_on_threads(threads, rng):
     a = rng.normal(size=(5, 400, 400))

@@ -17,8 +17,10 @@ namespace cpu {
 namespace {
 
 constexpr int kMostSweeps = 100;  // for an eigenvalue, which takes two
-constexpr index_t kStrip = 64;    // rows and columns of a tile that stays in the first cache
-constexpr index_t kTile = 512;    // columns that a strip is updated in at a time
+// Of squares beside a matrix of order 1: above it products of two are in range, and below it quotients are not.
+constexpr double kSafe = 1e-100, kNothing = 1e-290;
+constexpr index_t kStrip = 64;  // rows and columns of a tile that stays in the first cache
+constexpr index_t kTile = 512;  // columns that a strip is updated in at a time
 
 index_t whole_packs(index_t n) { return padded(n); }
 
@@ -149,16 +151,19 @@ class Band {
 };
 
 // d becomes the eigenvalues of the tridiagonal matrix with diagonal d and squares e of what is beside it. Squares that
-// are nothing beside the largest element are 0: the error is absolute, as that of the steps before.
+// are nothing beside the largest element are 0: the error is absolute, as that of the steps before, and below it shifts
+// would be lost in d's last place.
 void tridiagonal_eigenvalues(double* d, double* e, index_t n) {
   double largest = 0;
   for (index_t i = 0; i < n; ++i) largest = std::max({largest, std::abs(d[i]), i + 1 < n ? std::sqrt(e[i]) : 0.0});
-  const double unit = std::numeric_limits<double>::epsilon() * largest, nothing = unit * unit / 4;
+  const double unit = std::numeric_limits<double>::epsilon() * largest, nothing = unit * unit;
   for (index_t l = 0; l < n; ++l) {
     for (int sweep = 0;; ++sweep) {
       if (sweep == kMostSweeps) throw std::runtime_error("eigenvalues did not converge");
+      // where two or three sweeps do not do, it is rounding that is left
+      const double limit = std::ldexp(nothing, sweep / 10);
       index_t m = l;
-      while (m + 1 < n && e[m] > nothing) ++m;
+      while (m + 1 < n && e[m] > limit) ++m;
       if (m == l) break;
       // Wilkinson's shift
       const double root = std::sqrt(e[l]), apart = (d[l + 1] - d[l]) / (2 * root);
@@ -172,7 +177,9 @@ void tridiagonal_eigenvalues(double* d, double* e, index_t n) {
         s = square / r;
         gamma = over_r / r;
         d[i + 1] = old_gamma + (d[i] - gamma);
-        const double next = p != 0 ? over_r * over_r / (r * p) : c * square;
+        double next = c * square;  // the limit for p = 0
+        if (p > kSafe) next = over_r * over_r / (r * p);
+        else if (p > kNothing) next = gamma * gamma * (r / p);
         c = p / r;
         p = next;
       }
