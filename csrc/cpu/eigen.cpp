@@ -19,17 +19,24 @@ namespace {
 constexpr int kMostSweeps = 100;  // for an eigenvalue, which takes two
 // Of squares beside a matrix of order 1: above it products of two are in range, and below it quotients are not.
 constexpr double kSafe = 1e-100, kNothing = 1e-290;
-constexpr index_t kStrip = 64;  // rows and columns of a tile that stays in the first cache
-constexpr index_t kTile = 512;  // columns that a strip is updated in at a time
+constexpr index_t kStrip = 64;    // rows and columns of a tile that stays in the first cache
+constexpr index_t kTerms = 2048;  // of a sum of float32
+constexpr index_t kTile = 512;    // columns that a strip is updated in at a time
 
-index_t whole_packs(index_t n) { return padded(n); }
+// Between rows of n elements: whole packs, and an odd number of cache lines, for lines that are a power of two of them
+// apart have the same few places in a cache.
+template <class T>
+index_t stride_of(index_t n) {
+  constexpr index_t line = 64 / sizeof(T);
+  return ((padded(n) + line - 1) / line | 1) * line;
+}
 
 // One matrix on its way to a band.
 class Band {
  public:
   explicit Band(index_t n)
       : n_(n),
-        ld_(whole_packs(n)),
+        ld_(stride_of<double>(n)),
         a_(static_cast<std::size_t>(n * ld_)),
         band_(static_cast<std::size_t>((n + kBand + 1) * kBandStride + kPad), 0.0),
         v_(static_cast<std::size_t>(kBand * ld_)),
@@ -66,7 +73,7 @@ class Band {
   // Columns first ... first + kBand - 1 get their final band: with Q R what is below their block, that becomes R and
   // the rest of the matrix A becomes Q' A Q = A - V W' - W V', where Q = 1 - V T V', X = A V T, W = X - V T' V' X / 2.
   bool step(index_t first) {
-    const index_t start = first + kBand, m = n_ - start, ld = whole_packs(m);
+    const index_t start = first + kBand, m = n_ - start, ld = stride_of<double>(m);
     const auto& kernels = active();
     const auto multiply = kernels.spectral->add_product;
     double tau[kBand], r[kBand * kBand];
@@ -221,31 +228,50 @@ bool eigenvalues_of(const double* a, index_t n, double* out) {
   return true;
 }
 
-// Z' Z for Z (depth, m) with rows `ld` apart, in whole packs; `ld` numbers behind each other of `out` too.
-void multiply_by_transpose(const double* z, index_t depth, index_t m, index_t ld, double* out) {
-  std::fill_n(out, m * ld, 0.0);
-  for (index_t row = 0; row < m; row += kStrip)
-    for (index_t k = 0; k < depth; k += kStrip)
-      active().spectral->add_product(z + k * ld + row, 1, ld, std::min(kStrip, m - row), std::min(kStrip, depth - k),
-                                     z + k * ld, ld, std::min(m, row + kStrip), out + row * ld, ld);
+void add_product(const double* g, index_t ld, index_t rows, index_t depth, const double* v, index_t columns,
+                 double* y) {
+  active().spectral->add_product(g, 1, ld, rows, depth, v, ld, columns, y, ld);
+}
+void add_product(const float* g, index_t ld, index_t rows, index_t depth, const float* v, index_t columns, float* y) {
+  active().spectral->add_single_product(g, 1, ld, rows, depth, v, ld, columns, y, ld);
+}
+
+// The lower half of Z' Z (m, m) for Z (depth, m), of which some rows are read at a time: what float32 sums lose is
+// bounded by their number. Strips of the product are shared among threads.
+template <class T>
+bool gram_matrix(const T* z, index_t n, index_t d, bool tall, double* out) {
+  const index_t m = tall ? d : n, depth = tall ? n : d, ld = stride_of<T>(m);
+  std::vector<T> rows(static_cast<std::size_t>(std::min(depth, kTerms) * ld), T(0));
+  std::fill_n(out, m * m, 0.0);
+  for (index_t first = 0; first < depth; first += kTerms) {
+    const index_t terms = std::min(kTerms, depth - first);
+    if (tall)
+      for (index_t i = 0; i < terms; ++i) std::copy_n(z + (first + i) * d, d, rows.data() + i * ld);
+    else active().of<T>().transpose(z + first, d, n, terms, rows.data(), ld);
+    const bool finished = for_units((m + kStrip - 1) / kStrip, m * m * terms, [&](index_t strip) {
+      const index_t row = strip * kStrip, count = std::min(kStrip, m - row), columns = row + count;
+      std::vector<T> part(static_cast<std::size_t>(count * ld), T(0));
+      for (index_t k = 0; k < terms; k += kStrip)
+        add_product(rows.data() + k * ld + row, ld, count, std::min(kStrip, terms - k), rows.data() + k * ld, columns,
+                    part.data());
+      for (index_t i = 0; i < count; ++i)
+        for (index_t j = 0; j < columns; ++j) out[(row + i) * m + j] += part[static_cast<std::size_t>(i * ld + j)];
+    });
+    if (!finished) return false;
+  }
+  for (index_t i = 0; i < m; ++i)
+    for (index_t j = 0; j < i; ++j) out[j * m + i] = out[i * m + j];
+  return true;
 }
 
 }  // namespace
 
 template <class T>
 bool gram_matrices(const T* z, index_t count, index_t n, index_t d, bool tall, double* out) {
-  const index_t m = tall ? d : n, depth = tall ? n : d, ld = padded(m);
-  return for_units(count, count * m * m * depth, [&](index_t matrix) {
-    std::vector<double> rows(static_cast<std::size_t>(depth * ld), 0.0), product(static_cast<std::size_t>(m * ld));
-    const T* from = z + matrix * n * d;
-    for (index_t i = 0; i < n; ++i)
-      for (index_t j = 0; j < d; ++j)
-        rows[static_cast<std::size_t>(tall ? i * ld + j : j * ld + i)] = static_cast<double>(from[i * d + j]);
-    multiply_by_transpose(rows.data(), depth, m, ld, product.data());
-    double* to = out + matrix * m * m;
-    for (index_t i = 0; i < m; ++i)
-      for (index_t j = 0; j <= i; ++j) to[i * m + j] = to[j * m + i] = product[static_cast<std::size_t>(i * ld + j)];
-  });
+  const index_t m = tall ? d : n;
+  if (count == 1) return gram_matrix(z, n, d, tall, out);
+  return for_units(count, count * m * n * d,
+                   [&](index_t k) { gram_matrix(z + k * n * d, n, d, tall, out + k * m * m); });
 }
 
 template bool gram_matrices(const float*, index_t, index_t, index_t, bool, double*);

@@ -12,10 +12,6 @@ from .._backend import Array, Backend, backend_of, refuse_cuda, to_numpy
 from .._validate import check_flag, check_integer
 from ..logits._functions import cast, check_real, float_dtype
 
-# Rows that are multiplied at a time: what float32 sums lose is bounded by this many terms.
-_CHUNK = 2048
-
-
 # Binary exponents of the largest element up to which squares, their sums and the squares of those are in range.
 _RANGE = {4: 30, 8: 100}
 
@@ -61,21 +57,13 @@ class Rows:
         return bool(self.z.shape[-1] <= self.z.shape[-2])
 
     def gram(self, exact: bool = False) -> np.ndarray:
-        """The smaller of z' z and z z', in float64; `exact`: of float32 rows too, for what small eigenvalues decide."""
-        n, d = self.z.shape[-2:]
-        if self.z.size > n * d:
-            # Many: one for each thread, as their eigenvalues are. BLAS has its own threads, which spin beside ours.
-            many: np.ndarray = _core.gram_matrices(np.ascontiguousarray(self.z).reshape(-1, n, d))
-            return many.reshape(*self.z.shape[:-2], *many.shape[1:])
-        if not self.tall or exact or self.z.dtype == np.float64:
-            wide = self.z.astype(np.float64, copy=False)
-            flipped = np.swapaxes(wide, -1, -2)
-            return np.asarray(flipped @ wide if self.tall else wide @ flipped)
-        total = np.zeros((*self.z.shape[:-2], d, d))
-        for first in range(0, n, _CHUNK):
-            chunk = self.z[..., first : first + _CHUNK, :]
-            total += np.swapaxes(chunk, -1, -2) @ chunk
-        return total
+        """The smaller of z' z and z z', in float64; `exact`: of float32 rows too, for what small eigenvalues decide.
+
+        Not by BLAS, whose threads go on spinning beside ours; of a batch each thread has a matrix.
+        """
+        z = self.z.astype(np.float64) if exact else self.z
+        many: np.ndarray = _core.gram_matrices(np.ascontiguousarray(z).reshape(-1, *z.shape[-2:]))
+        return many.reshape(*z.shape[:-2], *many.shape[1:])
 
     def pull(self, to_z: np.ndarray) -> np.ndarray:
         """The gradient to x from that to z."""

@@ -248,10 +248,10 @@ def matrix_entropy(
     Notes
     -----
     The eigenvalues are those of the smaller of the covariance and the Gram matrix, which are the same but for zeros:
-    O(n d min(n, d)) time and O(min(n, d)^2) memory beside a copy of x. A batch has a matrix on each thread, multiplied
-    in float64; single float32 rows are multiplied in float32, 2,048 at a time, and added up in float64 (in float64 for
-    orders below 1, where small eigenvalues count). Eigenvalues that are 0 but for rounding are 0. ``center=False`` is
-    the entropy of VNE, the default that of the evaluation of language models (divide by ``log(d)``), and
+    O(n d min(n, d)) time and O(min(n, d)^2) memory beside a copy of x; of a batch each thread has a matrix. float32
+    rows are multiplied in float32, 2,048 terms at a time, and added up in float64 (for orders below 1, where small
+    eigenvalues count, multiplied in float64). Eigenvalues that are 0 but for rounding are 0. ``center=False`` is the
+    entropy of VNE, the default that of the evaluation of language models (divide by ``log(d)``), and
     ``normalize=False`` that of the covariance itself. :func:`entropic.vjp` has its gradient, for arrays. Backends: CPU.
 
     References
