@@ -17,7 +17,7 @@ from .._validate import check_base, check_choice, check_flag, check_positive
 from ..logits import logsumexp, softmax
 from ..neighbors._search import as_samples, check_same_dimension, check_same_length, samples_backend
 from ..transport._geometry import Geometry, PointCloud, as_geometry
-from ._operators import centre_of
+from ._operators import PointAffinity, centre_of
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,12 @@ class RowSums:
         return to_x, rate * (y * back[:, :1] - back[:, 1:])
 
 
-def row_sums(func: str, x: np.ndarray, y: np.ndarray, width: float, masses: np.ndarray | None = None) -> RowSums:
-    """With the terms of y multiplied by masses, which are positive."""
+def row_sums(
+    func: str, x: np.ndarray, y: np.ndarray, width: float, masses: np.ndarray | None = None, others_count: bool = False
+) -> RowSums:
+    """With the terms of y multiplied by masses, which are positive. `others_count`: of points among themselves, each
+    one's sum over the others is to keep its digits beside the 1 of its own term.
+    """
     exponent = int(np.frexp(math.sqrt(width))[1])
     with np.errstate(over="ignore"):
         near_x, near_y = (np.ldexp(points - centre_of(y), -exponent) for points in (x, y))
@@ -66,8 +70,12 @@ def row_sums(func: str, x: np.ndarray, y: np.ndarray, width: float, masses: np.n
     scaled = math.ldexp(width, -2 * exponent)
     geometry = as_geometry("kernel", PointCloud(near_x, near_y))
     given = np.ones(len(y)) if masses is None else masses
-    soft = geometry.softmin(np.log(given)[None], np.array([scaled]), False)[0]
-    return RowSums(geometry, near_x, near_y, scaled, math.ldexp(1.0, exponent), given, -soft / scaled)
+    if x is y and masses is None and not others_count:
+        # its own term is 1, so that nothing underflows, and each kernel is computed once for both of its points
+        logs = np.log(PointAffinity(near_x, np.full(len(x), scaled**-0.5), True).product(given[:, None])[:, 0])
+    else:
+        logs = -geometry.softmin(np.log(given)[None], np.array([scaled]), False)[0] / scaled
+    return RowSums(geometry, near_x, near_y, scaled, math.ldexp(1.0, exponent), given, logs)
 
 
 # Where the others' sum is below these beside a point's own term, their distances are looked at one by one: for values
@@ -156,7 +164,9 @@ def divergence_terms(
     width = 4 * _check_sigma(func, "sigma", sigma) ** 2
     n, m = len(a), len(b)
     terms = [Term(-2.0, (row_sums(func, a, b, width),), (1.0,))]
-    terms += [Term(1.0, (row_sums(func, p, p, width),), (1.0,), bool(unbiased)) for p in (a, b)]
+    terms += [
+        Term(1.0, (row_sums(func, p, p, width, others_count=bool(unbiased)),), (1.0,), bool(unbiased)) for p in (a, b)
+    ]
     less = 1 if unbiased else 0
     constant = 2 * math.log(n * m) - math.log(n * (n - less)) - math.log(m * (m - less))
     return terms, constant, log_base
@@ -389,7 +399,7 @@ def kde_problem(x: Array, *, sigma: Any, leave_one_out: Any = True, base: Any = 
     samples = as_samples(func, "x", x, 2 if leave_one_out else 1)
     width = _check_sigma(func, "sigma", sigma)
     n, d = samples.shape
-    sums = row_sums(func, samples, samples, 2 * width**2)
+    sums = row_sums(func, samples, samples, 2 * width**2, others_count=bool(leave_one_out))
     logs = others(sums) if leave_one_out else sums.logs
     log_norm = math.log(n - 1 if leave_one_out else n) + d / 2 * math.log(2 * math.pi) + d * math.log(width)
     return DensityProblem(sums, logs, log_norm, log_base)
