@@ -700,6 +700,8 @@ def _largest(
         joined = [np.concatenate([a, b], axis=-1) for a, b in zip(found, more, strict=True)]
         order = descending(joined[0])[:count]
         found = joined[0][order], joined[1][:, order], joined[2][order]
+        if (more[2] > tol).any():  # there are some, which the search did not settle: residuals say so
+            break
     return found
 
 
@@ -726,5 +728,6 @@ def _missed(
         # nothing larger in a few steps, in which the largest shows; or some that have settled
         if (not larger.any() and search.size >= 16 * 6) or (larger & (residuals <= tol)).any():
             break
-    chosen = larger & (residuals <= tol)
+    settled = larger & (residuals <= tol)
+    chosen = settled if settled.any() else larger
     return (ritz[chosen], search.vectors(coefficients[:, chosen]), residuals[chosen]) if chosen.any() else None

@@ -14,9 +14,15 @@ from ._operators import Diffusion
 # Of stochastic intervals: more than the 99 % that is promised, for the bias of a quadrature with few nodes.
 _CONFIDENCE = 0.999
 
+# Of `tol`, by which intervals are wider on each side: for errors so small that they say nothing in a few nodes.
+UNSEEN = 0.02
 
 # t beyond which quadratures take too many nodes.
 LARGEST_TIME = 2000.0
+
+# Vectors whose quadratures stand for the largest eigenvalues where many small problems are sampled: one step of
+# subspace iteration, from the constant function and random ones.
+SKETCH = 8
 
 
 def _steps(times: np.ndarray) -> list[int]:
@@ -25,14 +31,6 @@ def _steps(times: np.ndarray) -> list[int]:
     while steps[-1] < max(48, 2 * steps[0]):
         steps.append(2 * math.ceil(0.55 * steps[-1] + 0.5))
     return steps
-
-
-# Of `tol`, by which intervals are wider on each side: for errors so small that they say nothing in a few nodes.
-UNSEEN = 0.02
-
-# Vectors whose quadratures stand for the largest eigenvalues where many small problems are sampled: one step of
-# subspace iteration, from the constant function and random ones.
-SKETCH = 8
 
 
 class Quadratures:
@@ -127,7 +125,7 @@ def sampled_entropies(
     Those are f of the magnitudes `found`; the quadratures of the first `own` columns; and the mean of the others', of
     random vectors orthogonal to all those. `traces` of 1, K and K^2 are over what is not `found`. The probes' own
     values of these have known means, so that their errors tell most of those of the other sums. Nodes are added until
-    they change the entropies by `tol` at most.
+    half of them give the same entropies within `tol`.
     """
     head = np.stack(_sums(found, np.ones_like(found), times))
     quadratures.advance(1)
