@@ -36,9 +36,8 @@ METHODS = ("auto", "dense", "certified", "lanczos")
 # Points up to which all eigenvalues are found about as quickly as bounds are, for one problem and where there are many.
 _DENSE_FIRST, _DENSE_MANY = 1024, 256
 
-# Probes of each entropy in a sum of many, and the part of `tol` that half of a quadrature's nodes may change it by: at
-# first, and where that is too little.
-_ROUNDS = ((8, 1 / 4), (64, 1 / 16))
+# Probes of each entropy in a sum of many, at first and at most.
+_PROBES, _MOST_PROBES = 8, 64
 _MOST_BINS = 2**31 - 1
 
 # Eigenvalues that differ by less are one.
@@ -455,9 +454,9 @@ def diffusion_spectral_mutual_information(
     method : {"auto", "dense", "certified", "lanczos"}
         "dense" and "certified" as there, with the intervals added up. "lanczos" samples the entropies together, with
         eight random probes for each: their errors average out, so that it is many times quicker than the sum of the
-        intervals would ask for; where that is too few there is a second round with 64. Classes of up to 256 points
-        are "dense" then. "auto" is "lanczos" where a class is larger and no t is between 0 and 1, and else, or where
-        the interval stays wider than `tol` and classes have up to 1,024 points, "dense".
+        intervals would ask for; where that is too few there is a second round with up to 64. Classes of up to 256
+        points are "dense" then. "auto" is "lanczos" where a class is larger and no t is between 0 and 1, and else, or
+        where the interval stays wider than `tol` and classes have up to 1,024 points, "dense".
     tol : float
         How wide the interval of the sum may be, in the unit of the result.
     rng : numpy.random.Generator, int or None
@@ -540,16 +539,22 @@ def _sampled(problem: Problem, points: np.ndarray, parts: Parts, or_not: bool) -
     With `or_not` none, where more would be too few as well.
     """
     tol = problem.tol * problem.log_base
-    for probes, share in _ROUNDS:
+    # of `tol`, by which half of a quadrature's nodes may change one of the entropies
+    probes, share = _PROBES, 1 / 2
+    for last in (False, True):
         samples = (
             problem.sample(problem.kernel.of_part(points, rows), probes, share).times(factor) for factor, rows in parts
         )
         total = functools.reduce(operator.add, samples)
         reach = total.reach() + _SINGLE + UNSEEN * tol
-        if (2 * reach <= tol).all():
+        if last or (2 * reach <= tol).all():
             break
-        if or_not and (2 * reach * math.sqrt(probes / _ROUNDS[-1][0]) > tol).any():
+        left = np.maximum((1 / 2 - UNSEEN) * tol - _SINGLE - np.abs(total.change), tol / 4)
+        wanted = 1.3 * probes * float(((total.chance() / left) ** 2).max())
+        if or_not and wanted > _MOST_PROBES:
             return None
+        probes = min(max(math.ceil(wanted), _PROBES), _MOST_PROBES)
+        share = share if (np.abs(total.change) <= tol / 8).all() else 1 / 16
     return np.stack([total.value, total.value - reach, total.value + reach])
 
 

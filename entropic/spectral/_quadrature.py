@@ -98,11 +98,14 @@ class Estimate:
     def times(self, factor: float) -> Estimate:
         return Estimate(factor * self.value, factor**2 * self.variance, self.freedom, factor * self.change)
 
-    def reach(self) -> np.ndarray:
-        """Half the width of an interval of more than 99 %, by Student's quantiles (Cornish and Fisher's expansion)."""
+    def chance(self) -> np.ndarray:
+        """Half the width of an interval of more than 99 % for what is random, by Student's quantiles."""
         z = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)
-        quantile = z + (z**3 + z) / (4 * self.freedom)
-        return np.asarray(quantile * np.sqrt(self.variance) + np.abs(self.change))
+        quantile = z + (z**3 + z) / (4 * self.freedom)  # Cornish and Fisher's expansion
+        return np.asarray(quantile * np.sqrt(self.variance))
+
+    def reach(self) -> np.ndarray:
+        return np.asarray(self.chance() + np.abs(self.change))
 
 
 def exactly(value: np.ndarray) -> Estimate:
