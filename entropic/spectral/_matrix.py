@@ -165,12 +165,15 @@ class MatrixProblem:
     matrix: np.ndarray
     exponent: Any = 0
     """The matrix is in units of two to this power, (..., 1, 1)."""
+    found: np.ndarray | None = None
+    """Its eigenvalues, where checks have found them."""
 
     def wrapped(self, value: np.ndarray) -> Any:
         return float(value) if value.ndim == 0 else self.backend.wrap(value)
 
     def value(self) -> Any:
-        return self.wrapped(self.measure(settled(eigenvalues(self.matrix)))[0])
+        found = eigenvalues(self.matrix) if self.found is None else self.found
+        return self.wrapped(self.measure(settled(found))[0])
 
     def value_and_slope(self) -> tuple[Any, np.ndarray]:
         """The value, and its gradient to the matrix: V diag(slope) V', one and the same for any basis of equal ones."""
@@ -281,11 +284,12 @@ def von_neumann_problem(rho: Array, *, order: Any = 1.0, base: Any = None) -> Ma
     if not (np.abs(matrix - flipped) <= allowed).all():
         raise ValueError(f"{func}: `rho` must be symmetric")
     matrix = (matrix + flipped) / 2
-    least = eigenvalues(matrix)[..., :1]
+    found = eigenvalues(matrix)
+    least = found[..., :1]
     if (least < -allowed[..., 0]).any():
         share = float((least / allowed[..., 0]).min()) * 1e-6
         raise ValueError(f"{func}: `rho` must not have negative eigenvalues, got {share:.3g} times its largest entry")
-    return MatrixProblem(backend, measure, None, matrix, exponent)
+    return MatrixProblem(backend, measure, None, matrix, exponent, found)
 
 
 def von_neumann_entropy(rho: Array, *, order: float = 1.0, base: float | None = None) -> Any:

@@ -78,9 +78,6 @@ class SingleAffinity(Affinity):
         assert squares is not None
         return image, squares
 
-    def dense(self) -> np.ndarray:
-        return self._matrix.astype(np.float64)
-
 
 class PointAffinity(Affinity):
     """exp(-|x_i - x_j|^2 r_i r_j), computed where it is needed: memory O(n d)."""

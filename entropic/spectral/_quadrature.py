@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -138,6 +139,7 @@ def sampled_entropies(
     inverse = np.linalg.pinv(design, rcond=1e-12)
     freedom = len(design) - np.linalg.matrix_rank(design, rtol=1e-12)
 
+    @functools.cache  # a look's nodes are half of a later one's
     def at(steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Entropies and the probes' parts of them, to first order: d (log S + T / S) = (dS (1 - T / S) + dT) / S."""
         nodes, weights = quadratures.rules(steps)
